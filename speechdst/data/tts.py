@@ -134,7 +134,9 @@ def espeak(text: str, voice: Voice = Voice()) -> np.ndarray:
             _ctypes.dlclose(handle)  # unloading is what makes the next utterance start clean
     if not chunks:
         raise BadInput(f"espeak-ng says nothing for {text!r}", field="text")
-    return soxr.resample(np.concatenate(chunks), rate, SAMPLE_RATE)
+    # In float: soxr dithers int16 with noise that it seeds with the clock and an address.
+    samples = soxr.resample(np.concatenate(chunks).astype(np.float32), rate, SAMPLE_RATE)
+    return np.clip(np.rint(samples), -32768, 32767).astype(np.int16)
 
 
 def _refuse_if_loaded(path: str) -> None:

@@ -28,6 +28,18 @@ def test_the_same_request_gives_the_same_samples_whatever_was_said_before(name):
     assert first.dtype == np.int16 and 1.5 < len(first) / 16000 < 6 and np.abs(first).max() > 3000
 
 
+def test_long_speech_repeats_at_another_time_and_address():
+    voice, text = (
+        Voice("en-029+Alicia", 195, 63),
+        "thanks and can you find a hotel in the riverside",
+    )
+    first = espeak(text, voice)
+    for size in range(1000, 200_000, 20_000):
+        held = np.full(size, 3.0, np.float32)  # moves what is allocated next
+        np.testing.assert_array_equal(first, espeak(text, voice))
+        del held
+
+
 def test_rate_and_pitch_and_voice_are_heard():
     slow, fast = (espeak(TEXT, Voice(rate=r)) for r in (120, 220))
     assert len(slow) > 1.3 * len(fast)
