@@ -60,6 +60,7 @@ class AudioRef:
     channel: int | None = None
     channels: int | None = None  # how many the file must have, where the layout fixes it
     key: str = ""
+    voice: str = ""  # the speaker or TTS voice, where the corpus names it
 
 
 @dataclasses.dataclass(frozen=True)

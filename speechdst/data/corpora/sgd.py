@@ -1,0 +1,71 @@
+"""Schema-Guided Dialogue (arXiv 1909.05855): train/, dev/, test/ with dialogues_*.json.
+
+A user turn has one frame per service that it touches; the state of the others is carried forward.
+Of several equivalent values the first is taken. Dialogue ids start anew in each split, so the
+split is put before them: "dev_1_00000".
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from speechdst.data.corpora import common
+from speechdst.data.corpora.multiwoz import frame_turns
+from speechdst.data.dialogue import BadInput, Dialogue
+
+SPLITS = ("train", "dev", "test")
+
+
+def _domain(service: str, merge: bool) -> str:
+    return re.sub(r"_\d+$", "", service.lower()) if merge else service.lower()
+
+
+def schema(root: Path, *, merge_services: bool = False) -> dict[str, list[str]]:
+    """Services (or, merged, domains) and slots of every split's `schema.json`."""
+    domains: dict[str, set[str]] = {}
+    files = [path for split in SPLITS if (path := root / split / "schema.json").is_file()]
+    if not files:
+        raise BadInput(
+            "no schema.json in train, dev or test",
+            file=root,
+            mend="the folder holds one folder per split, as released",
+        )
+    for path in files:
+        services = common.load_json(path)
+        if not isinstance(services, list):
+            raise BadInput("expected a list of services", file=path)
+        for service in services:
+            name = common.want(service, "service_name", str, file=path)
+            slots = domains.setdefault(_domain(name, merge_services), set())
+            for slot in common.want(service, "slots", list, file=path, id=name):
+                slots.add(common.want(slot, "name", str, file=path, id=name).lower())
+    return {domain: sorted(slots) for domain, slots in sorted(domains.items())}
+
+
+def read(root: Path, split: str, *, merge_services: bool = False) -> Iterator[Dialogue | BadInput]:
+    """Yields the dialogues of `split`; a file or record that cannot be read as `BadInput`.
+
+    Args:
+      merge_services: drop the number of a service ("restaurants_2" -> "restaurants"). Of two
+        services of one domain in a dialogue the later touched sets the slots that both have.
+    """
+    files = common.listed(root / split, "dialogues_*.json")
+    if split not in SPLITS or not files:
+        raise BadInput(f"no dialogues_*.json for split {split!r}", file=root / split)
+    for path in files:
+        try:
+            records = common.load_json(path)
+            if not isinstance(records, list):
+                raise BadInput("expected a list of dialogues", file=path)
+        except BadInput as error:
+            yield error
+            continue
+        for raw in records:
+            try:
+                id = common.want(raw, "dialogue_id", str, file=path)
+                turns = frame_turns(
+                    raw, path, id, lambda s, slot: (_domain(s, merge_services), slot.lower())
+                )
+                yield Dialogue(f"{split}_{id}", "sgd", split, turns)
+            except BadInput as error:
+                yield error
