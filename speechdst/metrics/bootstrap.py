@@ -1,0 +1,50 @@
+"""Bootstrap confidence intervals over dialogues.
+
+Turns of one dialogue share its cumulative state and its mistakes, so whole dialogues are drawn,
+not turns (cluster bootstrap, percentile interval).
+"""
+
+import numpy as np
+from scipy import stats
+
+SEED = 24
+RESAMPLES = 1000
+
+
+def ratio_interval(
+    numerators: np.ndarray,
+    denominators: np.ndarray,
+    *,
+    confidence: float = 0.95,
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
+) -> tuple[float, float] | None:
+    """Interval of `sum(numerators) / sum(denominators)`, one entry per dialogue, [dialogues] each.
+
+    Dialogues with nothing to count (0 of 0) are left out. None if fewer than two remain (one
+    dialogue has no spread to resample), or if draws without any denominator make it undefined.
+    """
+    numerators = np.asarray(numerators, np.float64)
+    denominators = np.asarray(denominators, np.float64)
+    used = (numerators != 0) | (denominators != 0)
+    numerators, denominators = numerators[used], denominators[used]
+    if len(numerators) < 2 or not denominators.any():
+        return None
+
+    def ratio(num, den, axis=-1):
+        num, den = num.sum(axis), den.sum(axis)
+        return np.divide(num, den, out=np.full_like(num, np.nan), where=den > 0)
+
+    result = stats.bootstrap(
+        (numerators, denominators),
+        ratio,
+        paired=True,
+        vectorized=True,
+        n_resamples=resamples,
+        batch=max(1, 2_000_000 // len(numerators)),  # bounds memory at some 50 MB
+        confidence_level=confidence,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    )
+    low, high = result.confidence_interval
+    return (float(low), float(high)) if np.isfinite([low, high]).all() else None
