@@ -98,7 +98,10 @@ def espeak(text: str, voice: Voice = Voice()) -> np.ndarray:
 
     if not text.strip():
         raise BadInput("there is no text to speak", field="text")
-    path = espeakng_loader.get_library_path()
+    path, data = espeakng_loader.get_library_path(), Path(espeakng_loader.get_data_path())
+    variant = voice.name.partition("+")[2]
+    if variant and not (data / "voices" / "!v" / variant).is_file():  # espeak-ng would not mind
+        raise BadInput(f"espeak-ng has no variant {variant!r}", field="voice")
     chunks: list[np.ndarray] = []
 
     @_Callback
@@ -111,9 +114,7 @@ def espeak(text: str, voice: Voice = Voice()) -> np.ndarray:
         _refuse_if_loaded(path)
         lib = ctypes.CDLL(path)
         try:
-            rate = lib.espeak_Initialize(
-                _SYNCHRONOUS, 0, espeakng_loader.get_data_path().encode(), 0
-            )
+            rate = lib.espeak_Initialize(_SYNCHRONOUS, 0, str(data).encode(), 0)
             if rate <= 0:
                 raise RuntimeError(f"espeak-ng does not start (error {rate})")
             lib.espeak_SetSynthCallback(collect)

@@ -84,6 +84,8 @@ def test_other_synthesisers_plug_in_by_name():
 def test_bad_requests():
     with pytest.raises(BadInput, match="no voice 'xx-nowhere'"):
         espeak("hello", Voice("xx-nowhere"))
+    with pytest.raises(BadInput, match="no variant 'nobody'"):
+        espeak("hello", Voice("en-us+nobody"))
     with pytest.raises(BadInput, match="no text"):
         espeak("  ")
     assert len(espeak("hello")) > 0  # and the library is released after an error

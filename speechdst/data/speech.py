@@ -1,0 +1,223 @@
+"""Recordings: read, slice, resample, store as FLAC; features; measures of a voice.
+
+Samples are float32 in [-1, 1), mono, 16 kHz, shape [samples], unless it says otherwise.
+"""
+
+import functools
+import io
+import math
+import os
+from pathlib import Path
+
+import h5py
+import librosa
+import numpy as np
+import soundfile
+import soxr
+
+from speechdst.data.dialogue import SAMPLE_RATE, Audio, AudioRef, BadInput
+
+WINDOW, HOP, MELS = 400, 160, 80  # samples, samples, channels: 25 ms windows every 10 ms
+SILENCE = 3e-4  # about -70 dBFS: what stays below it all the time carries no speech
+OVERRUN = 0.25  # seconds by which annotated times may overrun the file, as rounding makes them
+
+
+def load(ref: AudioRef) -> np.ndarray:
+    """Reads the piece of a recording that `ref` names: float32 [samples], mono, 16 kHz.
+
+    Raises `BadInput` if the file is missing, empty, cut off, no audio, MP3 under the name of a
+    WAV, silent, without the channel or segment asked for, or not laid out as `ref` says.
+    """
+    path = Path(ref.path)
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise BadInput(f"cannot be read ({error.strerror})", file=path) from error
+    if size == 0:
+        raise BadInput("the file is empty", file=path)
+    if ref.key:
+        samples, rate = _read_hdf5(ref)
+    else:
+        samples, rate = _read_file(ref, size)
+    if not np.isfinite(samples).all():
+        raise BadInput("there are samples that are not numbers", file=path, record=ref.key)
+    if np.abs(samples).max() < SILENCE:
+        raise BadInput(f"{_span(ref)} is silent", file=path, record=ref.key, field="audio")
+    return soxr.resample(samples, rate, SAMPLE_RATE).astype(np.float32, copy=False)
+
+
+def _span(ref: AudioRef) -> str:
+    if not ref.start and ref.end is None:
+        return "the recording"
+    end = "the end" if ref.end is None else f"{ref.end:.2f} s"
+    return f"the segment from {ref.start:.2f} s to {end}"
+
+
+def _bounds(ref: AudioRef, frames: int, rate: int) -> tuple[int, int]:
+    """First and last+1 frame of the segment; `BadInput` if it is empty or outside the file."""
+    seconds = frames / rate
+    end = seconds if ref.end is None else ref.end
+    if not (0 <= ref.start < seconds and ref.start < end <= seconds + OVERRUN):
+        raise BadInput(f"{_span(ref)} is empty or outside the recording of {seconds:.2f} s",
+                       file=ref.path, record=ref.key, field="start, end")  # fmt: skip
+    first, last = round(ref.start * rate), min(round(end * rate), frames)
+    if last <= first:
+        raise BadInput(f"{_span(ref)} is shorter than one sample", file=ref.path, record=ref.key)
+    return first, last
+
+
+def _channel(ref: AudioRef, channels: int) -> int:
+    """The channel to take; `BadInput` if the file has other channels than expected."""
+    if ref.channels is not None and channels != ref.channels:
+        raise BadInput(f"{channels} channels, expected {ref.channels}", file=ref.path)
+    if ref.channel is None and channels != 1:
+        raise BadInput(f"{channels} channels, expected a mono file", file=ref.path,
+                       mend="mix it down or name the channel")  # fmt: skip
+    channel = ref.channel or 0
+    if not 0 <= channel < channels:
+        raise BadInput(f"there is no channel {channel}, the file has {channels}", file=ref.path)
+    return channel
+
+
+def _read_file(ref: AudioRef, size: int) -> tuple[np.ndarray, int]:
+    path = Path(ref.path)
+    try:
+        with soundfile.SoundFile(path) as file:
+            if path.suffix.lower() == ".wav" and "MPEG" in f"{file.format} {file.subtype}":
+                raise BadInput("named .wav but MP3 inside", file=path,
+                               mend="decode it to PCM, or give it the suffix .mp3")  # fmt: skip
+            channel = _channel(ref, file.channels)
+            if file.format in ("WAV", "WAVEX"):
+                _refuse_cut_wav(path, size)
+            if file.frames == 0:
+                raise BadInput("there are no samples in the file", file=path)
+            first, last = _bounds(ref, file.frames, file.samplerate)
+            file.seek(first)
+            samples = file.read(last - first, dtype="float32", always_2d=True)
+            rate = file.samplerate
+    except soundfile.LibsndfileError as error:
+        raise BadInput(f"not audio, or cut off ({error.error_string})", file=path,
+                       mend="fetch or convert the file again") from error  # fmt: skip
+    if len(samples) < last - first:
+        raise BadInput(f"cut off: {len(samples)} frames can be read of {last - first}", file=path,
+                       mend="fetch the file again")  # fmt: skip
+    return np.ascontiguousarray(samples[:, channel]), rate
+
+
+def _refuse_cut_wav(path: Path, size: int) -> None:
+    """libsndfile believes the size of a WAV file, not its header; the header tells of a loss."""
+    with open(path, "rb") as file:
+        if file.read(4) != b"RIFF":
+            return
+        file.seek(12)
+        while len(head := file.read(8)) == 8:
+            length = int.from_bytes(head[4:], "little")
+            if head[:4] != b"data":
+                file.seek(length + length % 2, os.SEEK_CUR)
+                continue
+            there = size - file.tell()
+            # Writers to a pipe leave 0 or a huge number as the length they cannot know.
+            if there < length < 0x7FFFF000:
+                raise BadInput(f"cut off: the header tells of {length} bytes, {there} are there",
+                               file=path, mend="fetch the file again")  # fmt: skip
+            return
+
+
+def _read_hdf5(ref: AudioRef) -> tuple[np.ndarray, int]:
+    """The group `key` with a dataset `audio` (or the dataset `key`): int16 or float, 16 kHz.
+
+    An attribute `sample_rate` of either tells of another rate.
+    """
+    try:
+        with h5py.File(ref.path, "r") as file:
+            node = file[ref.key]
+            data = node["audio"] if isinstance(node, h5py.Group) else node
+            rate = int(data.attrs.get("sample_rate", node.attrs.get("sample_rate", SAMPLE_RATE)))
+            if data.ndim != 1 or not len(data):
+                raise BadInput(f"shape {data.shape}, expected some samples of one channel",
+                               file=ref.path, record=ref.key)  # fmt: skip
+            _channel(ref, 1)
+            first, last = _bounds(ref, len(data), rate)
+            samples = data[first:last]
+    except KeyError as error:
+        raise BadInput(f"no such audio ({error.args[0]})", file=ref.path, record=ref.key) from error
+    except OSError as error:
+        raise BadInput("not an HDF5 file, or cut off", file=ref.path, record=ref.key,
+                       mend="fetch the file again") from error  # fmt: skip
+    if samples.dtype == np.int16:
+        return samples.astype(np.float32) / 32768, rate
+    if not np.issubdtype(samples.dtype, np.floating):
+        raise BadInput(f"samples of type {samples.dtype}, expected int16 or float",
+                       file=ref.path, record=ref.key)  # fmt: skip
+    return samples.astype(np.float32), rate
+
+
+def encode(samples: np.ndarray, voice: str = "") -> Audio:
+    """Stores float or int16 [samples] (mono, 16 kHz) as 16-bit FLAC; int16 survives exactly."""
+    if samples.dtype != np.int16:
+        samples = np.clip(np.rint(samples * 32768.0), -32768, 32767).astype(np.int16)
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+    return Audio(buffer.getvalue(), len(samples), voice)
+
+
+def decode(audio: Audio) -> np.ndarray:
+    """Inverse of `encode`: float32 [samples]; raises `BadInput` if the bytes are damaged."""
+    try:
+        samples, rate = soundfile.read(io.BytesIO(audio.flac), dtype="float32")
+    except soundfile.LibsndfileError as error:
+        raise BadInput(f"stored audio is damaged ({error.error_string})",
+                       mend="prepare the data again") from error  # fmt: skip
+    if samples.shape != (audio.samples,) or rate != SAMPLE_RATE:
+        raise BadInput(f"stored audio has shape {samples.shape} at {rate} Hz, expected "
+                       f"({audio.samples},) at {SAMPLE_RATE} Hz",
+                       mend="prepare the data again")  # fmt: skip
+    return samples
+
+
+@functools.cache
+def mel_filters(mels: int = MELS) -> np.ndarray:
+    """The mel filter bank: float32 [mels, 201], Slaney's scale and area normalisation."""
+    return librosa.filters.mel(sr=SAMPLE_RATE, n_fft=WINDOW, n_mels=mels, norm="slaney")
+
+
+def log_mel(samples: np.ndarray, mels: int = MELS) -> np.ndarray:
+    """Log-mel features as Whisper computes them: float32 [samples // 160, mels].
+
+    Power spectrogram (25 ms Hann windows every 10 ms, reflected ends, last frame dropped), mel
+    filters, log10 clipped to 8 below the clip's maximum, then (x + 4) / 4. Source: Radford et al.
+    2022, section 2.2. Raises `BadInput` for less than one window (400 samples).
+    """
+    if len(samples) < WINDOW:
+        raise BadInput(f"{len(samples)} samples, expected at least one window ({WINDOW})",
+                       field="audio")  # fmt: skip
+    spectrum = librosa.stft(
+        np.asarray(samples, np.float32), n_fft=WINDOW, hop_length=HOP, window="hann",
+        center=True, pad_mode="reflect",
+    )[:, : len(samples) // HOP]  # fmt: skip
+    mel = mel_filters(mels) @ np.abs(spectrum) ** 2
+    log = np.log10(np.maximum(mel, 1e-10))
+    log = np.maximum(log, log.max() - 8.0)
+    return np.ascontiguousarray((log.T + 4.0) / 4.0)
+
+
+def pitch(samples: np.ndarray, lowest: float = 60.0, highest: float = 400.0) -> float:
+    """Median fundamental frequency in Hz of the louder frames, nan if there are none.
+
+    YIN (de Cheveigne and Kawahara 2002), not its probabilistic successor pYIN, which is some
+    twenty times slower; a median over the frames within 20 dB of the loudest bears YIN's errors.
+    """
+    frame, hop = 1024, 256
+    if len(samples) < frame or np.abs(samples).max() < SILENCE:
+        return math.nan
+    track = librosa.yin(samples, fmin=lowest, fmax=highest, sr=SAMPLE_RATE,
+                        frame_length=frame, hop_length=hop)  # fmt: skip
+    loudness = librosa.feature.rms(y=samples, frame_length=frame, hop_length=hop)[0]
+    count = min(len(track), len(loudness))
+    track, loudness = track[:count], loudness[:count]
+    return float(np.median(track[loudness >= 0.1 * loudness.max()]))
+
+
+def speaking_rate(words: int, seconds: float) -> float:
+    """Words a minute; nan for an empty recording."""
+    return 60.0 * words / seconds if seconds > 0 else math.nan
