@@ -57,18 +57,20 @@ def read(name: str, root: str | Path, split: str, **options) -> Iterator[Dialogu
       BadInput: the corpus, an option or the split is unknown, or nothing can be read at all.
     """
     corpus = get(name)
-    known = [p for p in inspect.signature(corpus.read).parameters if p not in ("root", "split")]
-    if unknown := sorted(set(options) - set(known)):
+    takes = inspect.signature(corpus.read).parameters
+    known = [p for p in takes if p not in ("root", "split")]
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in takes.values())  # checks them itself
+    if (unknown := sorted(set(options) - set(known))) and not open_ended:
         raise BadInput(
             f"corpus {name} has no option {', '.join(unknown)}",
             mend=f"it has {', '.join(known) or 'none'}",
         )
     schema = corpus.schema(Path(root), **_taken(corpus.schema, options))
-    return _checked(corpus.read(Path(root), split, **options), schema)
+    return _checked(corpus.read(Path(root), split, **options), schema, root)
 
 
 def _checked(
-    records: Iterator[Dialogue | BadInput], schema: dict[str, list[str]] | None
+    records: Iterator[Dialogue | BadInput], schema: dict[str, list[str]] | None, root: str | Path
 ) -> Iterator[Dialogue | BadInput]:
     seen: set[str] = set()
     for record in records:
@@ -83,5 +85,11 @@ def _checked(
                     )
                 seen.add(record.id)
             except BadInput as error:
-                record = error
+                record = BadInput(
+                    error.problem,
+                    file=root,
+                    record=error.record,
+                    field=error.field,
+                    mend=error.mend,
+                )
         yield record

@@ -101,14 +101,18 @@ def inside(root: Path, relative: str, *, file="", id: str = "", field: str = "au
     return root / relative
 
 
-def audio_seconds(path: Path, id: str = "") -> float:
-    """Length from the file's header; raises `BadInput` if it is missing or no audio."""
+def audio_seconds(path: Path, *, file="", id: str = "") -> float:
+    """Length from the file's header; raises `BadInput` if it is missing or no audio.
+
+    `file` is what names the recording (a line of a manifest); by default the recording itself.
+    """
     if not path.is_file():
         raise BadInput("the recording is missing", file=path, record=id)
     try:
         info = soundfile.info(str(path))
     except (soundfile.LibsndfileError, RuntimeError) as error:
-        raise BadInput(f"not readable as audio ({error})", file=path, record=id) from error
+        problem = f"not readable as audio ({error})"
+        raise BadInput(problem, file=file or path, record=id) from error
     return info.frames / info.samplerate
 
 

@@ -80,7 +80,7 @@ def _turn(raw: Any, at: str, root: Path, where: str, id: str) -> Turn:
     audio, seconds = get("audio", str, type(None)), None
     if audio is not None:
         path = common.inside(root, audio, file=where, id=id, field=f"{at}.audio")
-        length = common.audio_seconds(path, id)
+        length = common.audio_seconds(path, file=where, id=id)
         seconds = (length if end is None else end) - (start or 0.0)
         if (start or 0.0) < 0 or seconds <= 0 or (end or 0.0) > length + common.SLACK:
             bad(f"start {start} and end {end} do not lie in the {length:.2f} s of {audio}", "start")

@@ -104,7 +104,7 @@ def read(
 
 
 def _turns(log: list, path: Path, id: str, wav: Path | None, margin: float) -> tuple[Turn, ...]:
-    seconds = None if wav is None else common.audio_seconds(wav, id)
+    seconds = None if wav is None else common.audio_seconds(wav, id=id)
     turns = []
     for i, entry in enumerate(log):
         tag = common.want(entry, "tag", str, file=path, id=id)
