@@ -4,6 +4,8 @@ Turns of one dialogue share its cumulative state and its mistakes, so whole dial
 not turns (cluster bootstrap, percentile interval).
 """
 
+import warnings
+
 import numpy as np
 from scipy import stats
 
@@ -35,16 +37,18 @@ def ratio_interval(
         num, den = num.sum(axis), den.sum(axis)
         return np.divide(num, den, out=np.full_like(num, np.nan), where=den > 0)
 
-    result = stats.bootstrap(
-        (numerators, denominators),
-        ratio,
-        paired=True,
-        vectorized=True,
-        n_resamples=resamples,
-        batch=max(1, 2_000_000 // len(numerators)),  # bounds memory at some 50 MB
-        confidence_level=confidence,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    )
+    with warnings.catch_warnings():  # undefined draws are dealt with below
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        result = stats.bootstrap(
+            (numerators, denominators),
+            ratio,
+            paired=True,
+            vectorized=True,
+            n_resamples=resamples,
+            batch=max(1, 2_000_000 // len(numerators)),  # bounds memory at some 50 MB
+            confidence_level=confidence,
+            method="percentile",
+            rng=np.random.default_rng(seed),
+        )
     low, high = result.confidence_interval
     return (float(low), float(high)) if np.isfinite([low, high]).all() else None

@@ -34,6 +34,14 @@ def from_dialogues(dialogues: Iterable[Dialogue], name: str) -> Ontology:
     return Ontology(name, {key: tuple(sorted(values)) for key, values in found.items()})
 
 
+def from_values(values: dict[str, dict[str, list[str]]], name: str) -> Ontology:
+    """From domain -> slot -> values, as `Prepared.ontology(split)` gives them."""
+    return Ontology(
+        name,
+        {(d, slot_name(s)): tuple(v) for d, slots in values.items() for s, v in slots.items() if v},
+    )
+
+
 def load(path: str | Path) -> Ontology:
     """Reads a corpus's own ontology file.
 

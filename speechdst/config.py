@@ -1,0 +1,61 @@
+"""From ml_collections configs to the dataclasses of the code, and a run's saved config."""
+
+import dataclasses
+import json
+import os
+import typing
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from speechdst.data.contexts import Context
+from speechdst.data.dialogue import BadInput
+from speechdst.models.dialogue_lm import DialogueLMConfig
+
+
+def build(cls, values: dict, where: str = "model"):
+    """A (nested) config dataclass from plain values; an unknown or missing name is an error."""
+    hints = typing.get_type_hints(cls)
+    if unknown := set(values) - set(hints):
+        raise BadInput(f"unknown setting {sorted(unknown)}, there are {sorted(hints)}", field=where)
+    made = {}
+    for name, value in values.items():
+        kind = hints[name]
+        if dataclasses.is_dataclass(kind):
+            value = build(kind, value, f"{where}.{name}")
+        elif isinstance(value, list):
+            value = tuple(value)
+        made[name] = value
+    try:
+        return cls(**made)
+    except TypeError as error:
+        raise BadInput(str(error), field=where) from error
+
+
+def model_config(values: ConfigDict | dict, vocabulary: int) -> DialogueLMConfig:
+    """The model of a config, its vocabulary that of the tokenizer."""
+    values = values.to_dict() if isinstance(values, ConfigDict) else json.loads(json.dumps(values))
+    for tower in ("decoder", "text_encoder"):
+        if values[tower]["vocabulary"] not in (0, vocabulary):
+            raise BadInput(f"the config says {values[tower]['vocabulary']} and the tokenizer has "
+                           f"{vocabulary} tokens", field=f"model.{tower}.vocabulary",
+                           mend="use the tokenizer that the model was trained with")
+        values[tower]["vocabulary"] = vocabulary
+    return build(DialogueLMConfig, values)
+
+
+def context_of(values: ConfigDict | dict) -> Context:
+    return build(Context, dict(values), "context")
+
+
+def steps_of(stage: Path) -> int:
+    """Steps of a stage's latest finished checkpoint; 0: none."""
+    steps = [int(p.name) for p in (stage / "steps").glob("*") if p.name.isdigit()]
+    return max(steps, default=0)
+
+
+def write_once(path: Path, config: ConfigDict) -> None:
+    """Keeps the config beside the run; later commands of the run read it there."""
+    aside = path.with_suffix(".tmp")
+    aside.write_text(json.dumps(json.loads(config.to_json()), indent=1) + "\n")
+    os.replace(aside, path)

@@ -1,0 +1,76 @@
+"""The batch: one frozen pytree for all recipes. Numpy or JAX arrays; R rows of T positions."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+
+def _pytree(cls):
+    cls = dataclasses.dataclass(frozen=True)(cls)
+    return jax.tree_util.register_dataclass(
+        cls, data_fields=[f.name for f in dataclasses.fields(cls)], meta_fields=[]
+    )
+
+
+@_pytree
+class Utterances:
+    """A table of U utterances per row, from which an encoder makes the soft positions.
+
+    Exactly one of `features` float [R, U, frames, channels] (speech) and `words` int32
+    [R, U, tokens] (the text path) is set; `lengths` int32 [R, U] in frames or tokens, 0: no
+    utterance. `transcripts` int32 [R, U, L] with `transcript_lengths` [R, U] are what was said.
+    """
+
+    lengths: jax.Array
+    transcripts: jax.Array
+    transcript_lengths: jax.Array
+    features: jax.Array | None = None
+    words: jax.Array | None = None
+
+
+@_pytree
+class Blocks:
+    """Visible attention blocks, n = T / block: see `data.tree.block_lists`.
+
+    keys, queries int32 [R, n, n]; key_counts, query_counts int32 [R, n].
+    """
+
+    keys: jax.Array
+    key_counts: jax.Array
+    queries: jax.Array
+    query_counts: jax.Array
+
+
+@_pytree
+class Batch:
+    """R rows of packed dialogue trees, T positions each.
+
+    int32 [R, T]: `tokens`; `soft` (index into the row's soft vectors, the tables' one behind the
+    other; -1: a token); `positions` (rotary); `trunk_start`, `fork`, `branch_start` (a position
+    sees keys [trunk_start, fork) and [branch_start, itself]); `targets` (the token that follows);
+    `branch` (which answer of the row, -1: trunk or padding); `tree` (which tree, -1: padding).
+    float32 [R, T]: `loss_weight`.
+    """
+
+    tokens: jax.Array
+    soft: jax.Array
+    positions: jax.Array
+    trunk_start: jax.Array
+    fork: jax.Array
+    branch_start: jax.Array
+    targets: jax.Array
+    loss_weight: jax.Array
+    branch: jax.Array
+    tree: jax.Array
+    blocks: Blocks
+    tables: tuple[Utterances, ...]
+
+
+def stack(rows: Sequence[dict]) -> Batch:
+    """A batch of `data.tree.pack` rows of one shape."""
+    arrays = jax.tree.map(lambda *x: np.stack(x), *rows)
+    return Batch(**{k: v for k, v in arrays.items() if k not in ("blocks", "tables")},
+                 blocks=Blocks(**arrays["blocks"]),
+                 tables=tuple(Utterances(**t) for t in arrays["tables"]))

@@ -1,0 +1,183 @@
+"""A dialogue as trees: which turns a state is tracked from, and how they are given.
+
+spoken_history  every turn in the trunk (speech, or the text encoder's reading of it); behind each
+                user turn hangs its state. One tree a dialogue (arXiv 2510.09424, full history).
+text_history    past turns as text in the trunk; the current user turn and its state in a branch.
+single          the order of arXiv 2511.22503: current turn, text history, target. One tree a turn.
+asr             one utterance, its transcript: stage 1.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from speechdst.data import speech
+from speechdst.data.dialogue import Dialogue, Turn
+from speechdst.data.tokenizer import Tokenizer
+from speechdst.data.tree import Branch, DialogueTree, Segment, Soft, Tokens, Utterance
+from speechdst.decoding.parse import target
+
+KINDS = ("spoken_history", "text_history", "single", "asr")
+FRAMES_PER_SECOND = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """`path`: what fills a user turn's soft positions, "speech" or "words" (the text encoder).
+
+    `agent`: agent turns of a spoken history as "speech" where there is audio, or as "text".
+    Answers to user turns shorter than `min_seconds`, longer than `max_seconds` or with fewer
+    than `min_tokens` are left out of training (never of evaluation); `history_turns` bounds a
+    text history.
+    """
+
+    kind: str = "text_history"
+    path: str = "speech"
+    agent: str = "text"
+    min_seconds: float = 0.0
+    max_seconds: float = 30.0
+    min_tokens: int = 0
+    history_turns: int = 100
+
+    def __post_init__(self):
+        for field, allowed in (("kind", KINDS), ("path", ("speech", "words")),
+                               ("agent", ("speech", "text"))):
+            if getattr(self, field) not in allowed:
+                raise ValueError(f"context.{field} is {getattr(self, field)!r}, "
+                                 f"expected one of {allowed}")
+
+
+class TreeBuilder:
+    """Dialogues to trees. `soft_length(kind, size)`: soft positions of an utterance."""
+
+    def __init__(self, context: Context, tokenizer: Tokenizer,
+                 soft_length: Callable[[str, int], int], features: bool = True):
+        self.context, self.tokenizer, self.soft_length = context, tokenizer, soft_length
+        self.features = features  # False: only their sizes matter (planning)
+
+    def utterance(self, turn: Turn) -> Utterance:
+        words = np.array(self.tokenizer.words(turn.text), np.int32)
+        if self.context.path == "words":
+            return Utterance(words=words)
+        features = turn.features
+        if features is None and turn.audio is not None:
+            features = (speech.log_mel(speech.decode(turn.audio)) if self.features else
+                        np.zeros((turn.audio.samples * FRAMES_PER_SECOND // 16_000, 1)))
+        return Utterance(features=features, transcript=words)
+
+    def usable(self, turn: Turn) -> bool:
+        """Whether this user turn's answer is trained on: it is there and within the limits."""
+        c = self.context
+        if c.path == "words":
+            return bool(turn.text)
+        if turn.features is None and turn.audio is None:
+            return False
+        frames = len(turn.features) if turn.features is not None else (
+            turn.audio.seconds * FRAMES_PER_SECOND)
+        seconds = frames / FRAMES_PER_SECOND
+        return (c.min_seconds <= seconds <= c.max_seconds
+                and len(self.tokenizer.words(turn.text)) >= c.min_tokens)
+
+    def line(self, speaker: str, text: str) -> Tokens:
+        """One turn of a text history."""
+        role = "USER:" if speaker == "user" else "AGENT:"
+        return Tokens(self.tokenizer.encode(f"{role} {text}\n"))
+
+    def answer(self, turn: Turn) -> tuple[Tokens, Tokens]:
+        text = turn.text if self.context.kind == "asr" else target(turn.text, turn.state)
+        ids = (self.tokenizer.words if self.context.kind == "asr" else self.tokenizer.encode)(text)
+        return Tokens([self.tokenizer.bos]), Tokens([*ids, self.tokenizer.eos], loss=True)
+
+    def soft(self, utterances: list[Utterance], turn: Turn) -> Soft:
+        u = self.utterance(turn)
+        utterances.append(u)
+        kind = "words" if u.words is not None else "speech"
+        return Soft(len(utterances) - 1, self.soft_length(kind, u.size))
+
+    def trees(self, dialogue: Dialogue) -> list[DialogueTree]:
+        """The training trees of a dialogue; those without an answer are left out."""
+        built = getattr(self, self.context.kind)(dialogue.turns)
+        return [t for t in built if t.branches]
+
+    def asr(self, turns: Sequence[Turn]) -> list[DialogueTree]:
+        result = []
+        for turn in turns:
+            if turn.text and self.usable(turn) and (turn.speaker == "user" or
+                                                    self.context.agent == "speech"):
+                utterances: list[Utterance] = []
+                trunk = (self.soft(utterances, turn),)
+                result.append(DialogueTree(trunk, (Branch(1, self.answer(turn)),),
+                                           tuple(utterances)))
+        return result
+
+    def spoken_trunk(self, turns: Sequence[Turn], heard: Callable[[Turn], bool]):
+        """Trunk, utterances, and the number of segments up to the end of each turn."""
+        trunk: list[Segment] = []
+        utterances, ends = [], []
+        for turn in turns:
+            if turn.speaker == "user" or self.agent_is_spoken(turn):
+                role = "USER:" if turn.speaker == "user" else "AGENT:"
+                trunk.append(Tokens(self.tokenizer.encode(role)))
+                if heard(turn):
+                    trunk.append(self.soft(utterances, turn))
+                trunk.append(Tokens(self.tokenizer.encode("\n")))
+            else:
+                trunk.append(self.line(turn.speaker, turn.text))
+            ends.append(len(trunk))
+        return trunk, utterances, ends
+
+    def agent_is_spoken(self, turn: Turn) -> bool:
+        return (self.context.agent == "speech" and self.context.path == "speech"
+                and (turn.audio is not None or turn.features is not None))
+
+    def spoken_history(self, turns: Sequence[Turn]) -> list[DialogueTree]:
+        trunk, utterances, ends = self.spoken_trunk(turns, self.usable)
+        branches = [Branch(end, self.answer(turn)) for turn, end in zip(turns, ends, strict=True)
+                    if turn.state is not None and self.usable(turn)]
+        return [DialogueTree(tuple(trunk), tuple(branches), tuple(utterances))]
+
+    def text_history(self, turns: Sequence[Turn]) -> list[DialogueTree]:
+        trunk: list[Segment] = [Tokens([self.tokenizer.bos])]
+        branches, utterances = [], []
+        for turn in turns:
+            if turn.state is not None and self.usable(turn):
+                branches.append(Branch(len(trunk), (self.soft(utterances, turn),
+                                                    *self.answer(turn))))
+            trunk.append(self.line(turn.speaker, turn.text))
+        # What follows the last answer is never read.
+        last = branches[-1].after if branches else 0
+        return [DialogueTree(tuple(trunk[:last]), tuple(branches), tuple(utterances))]
+
+    def single(self, turns: Sequence[Turn]) -> list[DialogueTree]:
+        result = []
+        for i, turn in enumerate(turns):
+            if turn.state is not None and self.usable(turn):
+                utterances: list[Utterance] = []
+                trunk = (self.soft(utterances, turn), *self.history(turns[:i]))
+                result.append(DialogueTree(
+                    trunk, (Branch(len(trunk), self.answer(turn)),), tuple(utterances)))
+        return result
+
+    def history(self, turns: Sequence[Turn]) -> list[Tokens]:
+        lines = [self.line(t.speaker, t.text) for t in turns[-self.context.history_turns :]]
+        return [Tokens([self.tokenizer.bos]), *lines]
+
+    def prompt(self, turns: Sequence[Turn]) -> DialogueTree:
+        """What is read before the answers are decoded, as a trunk.
+
+        For `spoken_history` all turns, with an empty branch behind every user turn; otherwise the
+        turns up to the current user turn (the last), whose answer is to be decoded.
+        """
+        bos = (Tokens([self.tokenizer.bos]), Tokens([self.tokenizer.eos]))
+        if self.context.kind == "spoken_history":
+            trunk, utterances, ends = self.spoken_trunk(turns, lambda turn: True)
+            branches = [Branch(end, bos) for turn, end in zip(turns, ends, strict=True)
+                        if turn.speaker == "user"]
+            return DialogueTree(tuple(trunk), tuple(branches), tuple(utterances))
+        utterances: list[Utterance] = []
+        soft = self.soft(utterances, turns[-1])
+        past = self.history(turns[:-1])
+        order = {"single": (soft, *past), "text_history": (*past, soft), "asr": (soft,)}
+        trunk = order[self.context.kind]
+        return DialogueTree(trunk, (Branch(len(trunk), bos),), tuple(utterances))

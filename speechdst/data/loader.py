@@ -1,0 +1,108 @@
+"""Grain loaders: planned rows, mixed over sources, shuffled, sharded by host, stacked to batches."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import grain
+import numpy as np
+
+from speechdst.data import plan as planning
+from speechdst.data.augment import mask_features
+from speechdst.data.batch import Batch, stack
+from speechdst.data.contexts import TreeBuilder
+from speechdst.data.tree import RowShape, pack
+
+
+EPOCHS = 1_000_000  # in effect without end; Grain cannot slice what has none
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Dialogues (a random-access sequence) and their share of the rows."""
+
+    dialogues: Sequence
+    weight: float = 1.0
+
+
+class _PackedRows(grain.transforms.RandomMap):
+    """Row of a plan -> arrays; speech features are masked (SpecAugment) where asked."""
+
+    def __init__(self, dialogues, plan, builder, spec_augment):
+        self.dialogues, self.plan, self.builder = dialogues, plan, builder
+        self.spec_augment = spec_augment
+
+    def random_map(self, row: tuple[int, ...], rng: np.random.Generator) -> dict:
+        trees = []
+        for index in row:
+            item = self.plan.items[index]
+            tree = self.builder.trees(self.dialogues[item.dialogue])[item.tree]
+            if self.spec_augment:
+                tree = dataclasses.replace(tree, utterances=tuple(
+                    u if u.features is None else dataclasses.replace(
+                        u, features=mask_features(u.features, rng, **self.spec_augment))
+                    for u in tree.utterances))
+            trees.append(tree)
+        return pack(trees, self.plan.shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class Loader:
+    """An endless stream of batches of `rows` rows, and the plans behind it."""
+
+    dataset: grain.IterDataset
+    plans: tuple[planning.Plan, ...]
+    rows: int
+
+    @property
+    def shape(self) -> RowShape:
+        return self.plans[0].shape
+
+    def __iter__(self):
+        return iter(self.dataset)
+
+
+def make(sources: Sequence[Source], builder: TreeBuilder, *, positions: int, rows: int,
+         seed: int, block: int = 128, channels: int = 80, spec_augment: dict | None = None,
+         host: int = 0, hosts: int = 1, soft_length: Callable[[str, int], int] | None = None,
+         threads: int = 2) -> Loader:
+    """Plans the sources for one common row shape and returns the stream of batches.
+
+    The k-th batch of all hosts together is the same set of rows whatever the number of hosts.
+    """
+    if rows % hosts:
+        raise ValueError(f"{rows} rows a batch cannot be shared by {hosts} hosts")
+    measured = [planning.fitting(planning.measure(
+        s.dialogues, _sizes_only(builder)), positions) for s in sources]
+    everything = [i for items, _ in measured for i in items]
+    kind = "words" if builder.context.path == "words" else "speech"
+    shape = planning.row_shape(everything, positions, kind, soft_length or builder.soft_length,
+                               block=block, channels=channels)
+    plans = tuple(planning.make(items, shape, left_out, seed=seed)
+                  for items, left_out in measured)
+    streams = []
+    for k, (source, plan) in enumerate(zip(sources, plans, strict=True)):
+        epochs = [grain.MapDataset.source(list(packing)).shuffle(seed=seed + 101 * k + e)
+                  for e, packing in enumerate(plan.packings)]
+        stream = grain.MapDataset.concatenate(epochs) if len(epochs) > 1 else epochs[0]
+        stream = stream.repeat(EPOCHS).seed(seed + k)
+        streams.append(stream.random_map(
+            _PackedRows(source.dialogues, plan, builder, spec_augment)))
+    mixed = streams[0] if len(streams) == 1 else grain.MapDataset.mix(
+        streams, weights=[s.weight for s in sources])
+    batches = mixed[host::hosts].batch(rows // hosts, batch_fn=stack)
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4)
+    return Loader(batches.to_iter_dataset(options), plans, rows)
+
+
+def _sizes_only(builder: TreeBuilder) -> TreeBuilder:
+    """The same builder for planning: sizes only, no features are computed."""
+    return TreeBuilder(builder.context, builder.tokenizer, builder.soft_length, features=False)
+
+
+def count(batch: Batch) -> dict[str, int]:
+    """Trees, answers, positions and frames of speech in a batch (numpy)."""
+    frames = sum(int(t.lengths.sum()) for t in batch.tables if t.features is not None)
+    answers = sum(len(np.unique(r[r >= 0])) for r in batch.branch)
+    trees = sum(len(np.unique(r[r >= 0])) for r in batch.tree)
+    return {"trees": trees, "answers": answers, "frames": frames,
+            "positions": int((batch.tree >= 0).sum())}

@@ -1,0 +1,282 @@
+"""Dialogue trees: one context read once, and several answers scored against it. Numpy only.
+
+A tree is a *trunk* of segments and *branches* that fork from it. It is laid out as one flat
+sequence, trunk first, then the branches one after the other. Each position sees at most two
+intervals of keys, `[trunk_start, fork)` and `[branch_start, itself]`:
+
+    trunk   t0 t1 t2 t3 t4        t3 sees  t0 t1 t2 t3            (its fork interval is empty)
+    branch  forks at 2: a0 a1     a1 sees  t0 t1 | a0 a1
+    branch  forks at 5: b0 b1     b1 sees  t0 t1 t2 t3 t4 | b0 b1
+
+Rotary positions of a branch go on from its fork, so every branch is computed as if it stood alone
+behind its own prefix of the trunk. Because `trunk_start` is the tree's own first position, several
+trees can share a row without seeing one another.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokens:
+    """Text: int32 token ids; with `loss`, each of them is to be predicted."""
+
+    ids: Sequence[int]
+    loss: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Soft:
+    """Soft positions: `length` vectors that an encoder makes of utterance `utterance`."""
+
+    utterance: int
+    length: int
+
+
+Segment = Tokens | Soft
+
+
+@dataclasses.dataclass(frozen=True)
+class Utterance:
+    """What fills soft positions: speech features [frames, channels], or words (token ids).
+
+    `transcript` are the token ids of what was said (for CTC); empty where it is unknown.
+    """
+
+    features: np.ndarray | None = None
+    words: np.ndarray | None = None
+    transcript: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int32))
+
+    @property
+    def size(self) -> int:
+        """Frames of speech or number of words' tokens."""
+        return len(self.features if self.features is not None else self.words)
+
+
+@dataclasses.dataclass(frozen=True)
+class Branch:
+    """An answer that forks off behind the first `after` segments of the trunk."""
+
+    after: int
+    segments: tuple[Segment, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class DialogueTree:
+    trunk: tuple[Segment, ...]
+    branches: tuple[Branch, ...]
+    utterances: tuple[Utterance, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """A tree as flat arrays, each [positions]; indices are relative to the tree's first position.
+
+    tokens, utterance (-1: a token), offset (place within the utterance's soft positions),
+    positions (rotary), fork, branch_start, targets, loss_weight, branch (-1: trunk).
+    """
+
+    tokens: np.ndarray
+    utterance: np.ndarray
+    offset: np.ndarray
+    positions: np.ndarray
+    fork: np.ndarray
+    branch_start: np.ndarray
+    targets: np.ndarray
+    loss_weight: np.ndarray
+    branch: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+def _flat(segments: Sequence[Segment]) -> tuple[np.ndarray, ...]:
+    """Tokens, utterance, offset and loss flag of consecutive segments."""
+    parts = [np.zeros((4, 0), np.int32)]
+    for s in segments:
+        if isinstance(s, Tokens):
+            n = len(s.ids)
+            parts.append(np.array([s.ids, [-1] * n, [0] * n, [s.loss] * n], np.int32))
+        else:
+            n = s.length
+            parts.append(np.array([[0] * n, [s.utterance] * n, range(n), [0] * n], np.int32))
+    return tuple(np.concatenate(parts, 1))
+
+
+def length(tree: DialogueTree) -> int:
+    """Positions that `layout(tree)` takes."""
+    size = lambda segments: sum(
+        len(s.ids) if isinstance(s, Tokens) else s.length for s in segments
+    )
+    return size(tree.trunk) + sum(max(size(b.segments) - 1, 0) for b in tree.branches)
+
+
+def layout(tree: DialogueTree) -> Layout:
+    """Trunk first, then the branches. A position predicts what follows it; the last token of a
+    branch is only ever a target and takes no position."""
+    tokens, utterance, offset, loss = _flat(tree.trunk)
+    n = len(tokens)
+    forks = np.cumsum([0] + [len(_flat([s])[0]) for s in tree.trunk])
+    columns = [_columns(tokens, utterance, offset, loss, n, start=0, at=0, fork=0, branch=-1)]
+    place = n
+    for i, b in enumerate(tree.branches):
+        fork = int(forks[b.after])
+        t, u, o, w = _flat(b.segments)
+        columns.append(_columns(t, u, o, w, len(t) - 1, start=place, at=fork, fork=fork, branch=i))
+        place += len(t) - 1
+    return Layout(*(np.concatenate(c) for c in zip(*columns, strict=True)))
+
+
+def _columns(tokens, utterance, offset, loss, n, *, start, at, fork, branch):
+    """The `Layout` columns of one run of n positions; what follows position n - 1 may be absent."""
+    following = np.zeros(n, np.int32)
+    weight = np.zeros(n, np.float32)
+    known = min(n, max(len(tokens) - 1, 0))
+    following[:known], weight[:known] = tokens[1 : known + 1], loss[1 : known + 1]
+    full = lambda value: np.full(n, value, np.int32)
+    return (tokens[:n], utterance[:n], offset[:n], at + np.arange(n, dtype=np.int32), full(fork),
+            full(start), following, weight, full(branch))
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A closed shape for utterances: `count` of up to `size` frames (or words), each `soft`
+    positions long after the connector, with transcripts of up to `transcript` tokens."""
+
+    kind: str  # "speech" | "words"
+    count: int
+    size: int
+    soft: int
+    transcript: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class RowShape:
+    """The closed shape of one row: positions and utterance tables, shortest first."""
+
+    positions: int
+    tables: tuple[Table, ...]
+    block: int = 128
+    channels: int = 80
+
+
+def place(sizes: Sequence[int], shape: RowShape, used: Sequence[int]) -> list[int] | None:
+    """The table of each utterance (the shortest with room that fits it), or None: no room."""
+    free = [t.count - u for t, u in zip(shape.tables, used, strict=True)]
+    placed = [-1] * len(sizes)
+    # The longest choose first: they have the fewest tables to choose from.
+    for i in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
+        for j, t in enumerate(shape.tables):
+            if sizes[i] <= t.size and free[j]:
+                placed[i] = j
+                free[j] -= 1
+                break
+        else:
+            return None
+    return placed
+
+
+def pack(trees: Sequence[DialogueTree], shape: RowShape) -> dict:
+    """One row of trees as the arrays of `Batch` (without its leading row axis).
+
+    Raises:
+      ValueError: the trees do not fit the shape (the plan and the data disagree).
+    """
+    t = shape.positions
+    row = {
+        name: np.zeros(t, np.int32)
+        for name in ("tokens", "positions", "trunk_start", "fork", "targets")
+    }
+    # Padding sees only itself, and nothing sees padding.
+    row |= {"soft": np.full(t, -1, np.int32), "branch": np.full(t, -1, np.int32),
+            "branch_start": np.arange(t, dtype=np.int32), "loss_weight": np.zeros(t, np.float32),
+            "tree": np.full(t, -1, np.int32)}
+    tables = [_empty(table, shape.channels) for table in shape.tables]
+    offsets = np.cumsum([0] + [table.count * table.soft for table in shape.tables])
+    used = [0] * len(tables)
+    at, branches = 0, 0
+    for index, tree in enumerate(trees):
+        flat = layout(tree)
+        n = len(flat)
+        placed = place([u.size for u in tree.utterances], shape, used)
+        if at + n > t or placed is None:
+            raise ValueError(
+                f"tree of {n} positions with utterances of {[u.size for u in tree.utterances]} "
+                f"does not fit behind {at} positions into {shape}")
+        first = np.zeros(len(tree.utterances) + 1, np.int32)  # soft index of each utterance
+        for u, (utterance, j) in enumerate(zip(tree.utterances, placed, strict=True)):
+            first[u] = offsets[j] + used[j] * shape.tables[j].soft
+            _fill(tables[j], used[j], utterance)
+            used[j] += 1
+        s = slice(at, at + n)
+        row["tokens"][s], row["positions"][s] = flat.tokens, flat.positions
+        row["soft"][s] = np.where(flat.utterance >= 0, first[flat.utterance] + flat.offset, -1)
+        row["trunk_start"][s], row["fork"][s] = at, at + flat.fork
+        row["branch_start"][s] = at + flat.branch_start
+        row["targets"][s], row["loss_weight"][s] = flat.targets, flat.loss_weight
+        row["branch"][s] = np.where(flat.branch >= 0, flat.branch + branches, -1)
+        row["tree"][s] = index
+        branches += len(tree.branches)
+        at += n
+    row["tables"] = tuple(tables)
+    row["blocks"] = block_lists(row["trunk_start"], row["fork"], row["branch_start"], shape.block)
+    return row
+
+
+def _empty(table: Table, channels: int) -> dict:
+    if table.kind == "words":
+        content = {"words": np.zeros((table.count, table.size), np.int32)}
+    else:
+        content = {"features": np.zeros((table.count, table.size, channels), np.float32)}
+    return content | {
+        "lengths": np.zeros(table.count, np.int32),
+        "transcripts": np.zeros((table.count, table.transcript), np.int32),
+        "transcript_lengths": np.zeros(table.count, np.int32),
+    }
+
+
+def _fill(table: dict, slot: int, utterance: Utterance) -> None:
+    if "words" in table:
+        table["words"][slot, : utterance.size] = utterance.words
+    else:
+        table["features"][slot, : utterance.size] = utterance.features
+    table["lengths"][slot] = utterance.size
+    # A transcript over the table's bound is left out whole: CTC over half of one would be wrong.
+    if (n := len(utterance.transcript)) <= table["transcripts"].shape[1]:
+        table["transcripts"][slot, :n] = utterance.transcript
+        table["transcript_lengths"][slot] = n
+
+
+def block_lists(trunk_start, fork, branch_start, block: int) -> dict:
+    """For each block of queries the blocks of keys that any of them sees, and the transpose.
+
+    Args: int32 [T] each, T a multiple of `block`.
+    Returns: `keys` int32 [T/block, T/block], the visible key blocks of each query block, then
+      zeros; `key_counts` int32 [T/block]; `queries`, `query_counts`: the same by key block.
+    """
+    t = len(fork)
+    if t % block:
+        raise ValueError(f"{t} positions are no multiple of the attention block {block}")
+    n = t // block
+    visible = np.zeros((n, n), bool)
+    query = np.arange(t) // block
+    spans = {(q, a // block, (b - 1) // block)
+             for q, a, b in zip(query.tolist(), trunk_start.tolist(), fork.tolist(), strict=True)
+             if b > a}
+    spans |= set(zip(query.tolist(), (branch_start // block).tolist(), query.tolist(),
+                     strict=True))
+    for q, a, b in spans:
+        visible[q, a : b + 1] = True
+
+    def lists(v):
+        counts = v.sum(1).astype(np.int32)
+        # A stable sort of "not visible" puts the visible blocks first, in order.
+        order = np.argsort(~v, axis=1, kind="stable").astype(np.int32)
+        return np.where(np.arange(n) < counts[:, None], order, 0).astype(np.int32), counts
+
+    keys, key_counts = lists(visible)
+    queries, query_counts = lists(visible.T)
+    return {"keys": keys, "key_counts": key_counts,
+            "queries": queries, "query_counts": query_counts}

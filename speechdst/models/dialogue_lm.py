@@ -1,0 +1,88 @@
+"""The spoken dialogue model: the towers composed, nothing else."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from speechdst.models import attention
+from speechdst.models.audio_encoder.log_mel_encoder import LogMelEncoder, LogMelEncoderConfig
+from speechdst.models.connector import Connector, ConnectorConfig
+from speechdst.models.decoder import Decoder, DecoderConfig
+from speechdst.models.lora import Linear
+from speechdst.models.text_encoder import TextEncoder, TextEncoderConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class DialogueLMConfig:
+    """`ctc`: a CTC head on the speech encoder, for presets that train it from scratch."""
+
+    encoder: LogMelEncoderConfig
+    connector: ConnectorConfig
+    text_encoder: TextEncoderConfig
+    decoder: DecoderConfig
+    ctc: bool = False
+    dtype: str = "float32"
+
+    def soft_length(self, kind: str, size: int) -> int:
+        """Soft positions of an utterance of `size` frames ("speech") or tokens ("words")."""
+        if kind == "words":
+            return size
+        return self.connector.length(self.encoder.length(size))
+
+
+class DialogueLM(nnx.Module):
+    def __init__(self, config: DialogueLMConfig, rngs: nnx.Rngs):
+        self.config = config
+        self.encoder = LogMelEncoder(config.encoder, rngs)
+        self.connector = Connector(config.connector, rngs)
+        self.text_encoder = TextEncoder(config.text_encoder, rngs)
+        self.decoder = Decoder(config.decoder, rngs)
+        # One class more than the vocabulary: the blank, last.
+        self.ctc_head = Linear(config.encoder.transformer.width, config.decoder.vocabulary + 1,
+                               bias=True, rngs=rngs) if config.ctc else None
+
+    @property
+    def dtype(self):
+        return jnp.dtype(self.config.dtype)
+
+    def encode(self, table):
+        """The speech encoder over a table: ([R * U, vectors, width], lengths [R * U])."""
+        features = table.features.astype(self.dtype)
+        return self.encoder(features.reshape(-1, *features.shape[2:]), table.lengths.reshape(-1))
+
+    def soft(self, batch, key=None, encoded=None):
+        """The soft vectors of every row, [R, S, width]: the tables' one behind the other.
+
+        `encoded`: the results of `encode` per speech table, where they are at hand.
+        """
+        parts = []
+        for i, table in enumerate(batch.tables):
+            if table.words is not None:
+                words, lengths = table.words.reshape(-1, table.words.shape[-1]), table.lengths
+                x = self.text_encoder(words, lengths.reshape(-1),
+                                      None if key is None else jax.random.fold_in(key, i),
+                                      self.dtype)
+                x, _ = self.connector.shared(x, lengths.reshape(-1))
+            else:
+                x, _ = self.connector.speech(*(encoded[i] if encoded else self.encode(table)))
+            parts.append(x.reshape(table.lengths.shape[0], -1, x.shape[-1]))
+        return jnp.concatenate(parts, 1) if parts else None
+
+    def embed(self, batch, key=None, encoded=None):
+        """Decoder input [R, T, width]: token embeddings, soft vectors at soft positions."""
+        x = self.decoder.embed(batch.tokens, self.dtype)
+        soft = self.soft(batch, key, encoded)
+        if soft is None:
+            return x
+        filled = jnp.take_along_axis(soft, jnp.maximum(batch.soft, 0)[..., None], 1)
+        return jnp.where(batch.soft[..., None] >= 0, filled, x)
+
+    def __call__(self, batch, key=None, encoded=None):
+        """Final hidden vectors [R, T, width]; logits are `hidden @ decoder.head()`.
+
+        `key`: randomness of training (text masking); None in evaluation.
+        """
+        attend = lambda q, k, v, cache: (attention.attend(q, k, v, batch), None)
+        return self.decoder(self.embed(batch, key, encoded), batch.positions, attend)[0]

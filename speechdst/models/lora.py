@@ -1,0 +1,45 @@
+"""Linear layers that can carry a low-rank update (LoRA, arXiv 2106.09685)."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+fan_in = nnx.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
+
+
+class Linear(nnx.Module):
+    """y = x kernel + bias + (x lora_a) lora_b * alpha / rank.
+
+    kernel float32 [inputs, outputs]; with rank > 0, lora_a [inputs, rank] is drawn and lora_b
+    [rank, outputs] starts at zero, so that a fresh LoRA changes nothing.
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, bias: bool = False, rank: int = 0,
+                 alpha: float = 0.0, rngs: nnx.Rngs):
+        self.kernel = nnx.Param(fan_in(rngs.params(), (inputs, outputs)))
+        self.bias = nnx.Param(jnp.zeros(outputs)) if bias else None
+        self.scale = alpha / rank if rank else 0.0
+        drawn = jax.random.normal(rngs.params(), (inputs, rank)) / rank if rank else None
+        self.lora_a = nnx.Param(drawn) if rank else None
+        self.lora_b = nnx.Param(jnp.zeros((rank, outputs))) if rank else None
+
+    def __call__(self, x):
+        y = x @ self.kernel[...].astype(x.dtype)
+        if self.lora_a is not None:
+            low = x @ self.lora_a[...].astype(x.dtype)
+            y = y + (low @ self.lora_b[...].astype(x.dtype)) * self.scale
+        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+
+
+def merge(params: dict, rank: int, alpha: float) -> dict:
+    """Flat parameters (path -> array) with every LoRA added to its kernel and dropped."""
+    merged = {}
+    for path, value in params.items():
+        name, _, last = path.rpartition("/")
+        if last in ("lora_a", "lora_b"):
+            continue
+        if last == "kernel" and f"{name}/lora_a" in params:
+            update = params[f"{name}/lora_a"] @ params[f"{name}/lora_b"]  # stacked: batched
+            value = value + update * (alpha / rank)
+        merged[path] = value
+    return merged

@@ -1,0 +1,45 @@
+"""The training-only text encoder of arXiv 2511.22503: words in, connector input out.
+
+Whole tokens are masked (their vectors zeroed, no rescaling), so that the LLM cannot simply copy
+and the path resembles speech, where words are heard unreliably. Unlike the authors' code the
+masking is off when no random key is given, that is in evaluation.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from speechdst.models.lora import Linear
+from speechdst.models.transformer import Transformer, TransformerConfig, attend_within, sinusoids
+
+
+@dataclasses.dataclass(frozen=True)
+class TextEncoderConfig:
+    """`outputs`: the connector Transformer's width; `mask_rate`: share of tokens masked."""
+
+    transformer: TransformerConfig
+    vocabulary: int
+    outputs: int
+    mask_rate: float = 0.5
+
+
+class TextEncoder(nnx.Module):
+    """words int32 [N, L], lengths [N], key or None -> [N, L, outputs]."""
+
+    def __init__(self, config: TextEncoderConfig, rngs: nnx.Rngs):
+        self.config = config
+        width = config.transformer.width
+        self.embedding = nnx.Param(
+            jax.random.normal(rngs.params(), (config.vocabulary, width)) * width**-0.5)
+        self.transformer = Transformer(config.transformer, rngs)
+        self.out = Linear(width, config.outputs, bias=True, rngs=rngs)
+
+    def __call__(self, words, lengths, key, dtype):
+        x = self.embedding[...].astype(dtype)[words]
+        if key is not None:
+            keep = jax.random.bernoulli(key, 1 - self.config.mask_rate, words.shape)
+            x = jnp.where(keep[..., None], x, 0)
+        x = x + sinusoids(x.shape[1], x.shape[2]).astype(x.dtype)
+        return self.out(self.transformer(x, attend_within(lengths))[0])

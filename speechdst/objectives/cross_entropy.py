@@ -1,0 +1,55 @@
+"""Cross entropy and CTC as (sum, weight) pairs, merged before they are divided."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+def cross_entropy(hidden, head, targets, weights, chunk: int = 128) -> dict:
+    """Next-token cross entropy, chunked so that no full row of logits ever exists.
+
+    Args: hidden [R, T, width], head [width, V], targets int32 [R, T], weights float32 [R, T].
+    Returns: {"loss": (sum in nats, weight), "accuracy": (sum, weight)}, float32.
+    """
+    r, t, width = hidden.shape
+    chunk = min(chunk, t)
+    pad = -t % chunk
+    split = lambda x: jnp.pad(x, ((0, 0), (0, pad)) + ((0, 0),) * (x.ndim - 2)).reshape(
+        r, -1, chunk, *x.shape[2:]).swapaxes(0, 1)
+
+    @jax.checkpoint
+    def present(h, y, w):
+        logits = jnp.einsum("rcd,dv->rcv", h, head.astype(h.dtype),
+                            preferred_element_type=jnp.float32)
+        picked = jnp.take_along_axis(logits, y[..., None], -1)[..., 0]
+        loss = jax.nn.logsumexp(logits, -1) - picked
+        return (loss * w).sum(), ((picked >= logits.max(-1)) * w).sum()
+
+    def step(carry, x):
+        # Trunks carry no loss, so whole chunks of a row have nothing to predict.
+        zero = (jnp.zeros(()), jnp.zeros(()))
+        new = jax.lax.cond(x[2].any(), present, lambda *_: zero, *x)
+        return jax.tree.map(jnp.add, carry, new), None
+
+    start = (jnp.zeros(()), jnp.zeros(()))
+    (loss, right), _ = jax.lax.scan(step, start, (split(hidden), split(targets), split(weights)))
+    return {"loss": (loss, weights.sum()), "accuracy": (right, weights.sum())}
+
+
+def ctc(logits, lengths, transcripts, transcript_lengths):
+    """CTC loss, blank = last class. Utterances without a transcript, or with one that needs more
+    frames than there are, count nothing.
+
+    Args: logits [N, frames, V + 1], lengths [N], transcripts int32 [N, L], their lengths [N].
+    Returns: (sum in nats, number of target tokens).
+    """
+    frames, labels = jnp.arange(logits.shape[1]), jnp.arange(transcripts.shape[1])
+    repeats = ((transcripts[:, 1:] == transcripts[:, :-1])
+               & (labels[1:] < transcript_lengths[:, None])).sum(-1)
+    counted = (transcript_lengths > 0) & (transcript_lengths + repeats <= lengths)
+    loss = optax.ctc_loss(
+        logits.astype(jnp.float32), (frames >= lengths[:, None]).astype(jnp.float32), transcripts,
+        (labels >= transcript_lengths[:, None]).astype(jnp.float32),
+        blank_id=logits.shape[-1] - 1)
+    return (jnp.where(counted, loss, 0).sum(),
+            (counted * transcript_lengths).sum().astype(jnp.float32))

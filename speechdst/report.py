@@ -1,0 +1,286 @@
+"""One self-contained HTML page about a run: curves, scores, and its dialogues to listen to.
+
+    python -m speechdst.report --run=runs/demo --data=data/demo --split=dev --out=report.html
+
+Read are `RUN/metrics.jsonl` (one JSON object a line: stage, step, numbers) and, per evaluation,
+`RUN/evaluation/NAME/scores.json` (one `Scores.to_json()` or a list of them) and
+`RUN/evaluation/NAME/predictions.json`. The audio comes from the prepared data. The page loads
+nothing from anywhere and opens without a network; everything that comes from data is escaped.
+"""
+
+import base64
+import dataclasses
+import io
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import soundfile
+from absl import app, flags
+from rapidfuzz.distance import Levenshtein
+
+from speechdst import report_charts
+from speechdst.data.dialogue import Audio, BadInput, Dialogue
+from speechdst.data.prepared import Prepared
+from speechdst.metrics import jga
+from speechdst.metrics.normalize import transcript
+from speechdst.metrics.scores import Scores, number
+
+AUDIO_DIALOGUES = 20
+MAX_DIALOGUES = 200
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """`scores`: the same predictions in one or more modes; the charts show the first of them."""
+
+    name: str
+    scores: list[Scores]
+    predictions: dict[str, list[dict[str, Any]]]
+
+
+def write(
+    path: str | Path,
+    *,
+    title: str,
+    curves: Sequence[dict],
+    evaluations: Sequence[Evaluation],
+    dialogues: Sequence[Dialogue],
+    audio_dialogues: int = AUDIO_DIALOGUES,
+    max_dialogues: int = MAX_DIALOGUES,
+) -> None:
+    """Writes the page to `path` (aside first, then renamed).
+
+    `curves`: rows `{"stage", "step", name: number}`. `dialogues` are the gold ones with their
+    audio; they are gone through once for their ids, and those that are shown are kept. Of those
+    that an evaluation predicts at most `max_dialogues` are shown, evenly picked, and of these
+    `audio_dialogues`, evenly picked, with audio; the page says how many of how many.
+    Raises `BadInput` where predictions do not fit the dialogues.
+    """
+    predicted = {name.removesuffix(".json") for e in evaluations for name in e.predictions}
+    place = {d.id.removesuffix(".json"): i for i, d in enumerate(dialogues) if d.user_turns()}
+    shown = _evenly([name for name in place if name in predicted], max_dialogues)
+    known = {name: dialogues[place[name]] for name in shown}
+    heard = set(_evenly(shown, audio_dialogues))
+    clips: list[str] = []
+    clip_of: dict[tuple[str, int], int] = {}
+    for name in shown:
+        for i, turn in enumerate(known[name].turns):
+            if name in heard and isinstance(turn.audio, Audio):
+                clip_of[name, i] = len(clips)
+                clips.append(data_uri(turn.audio))
+    cards = []
+    for k, evaluation in enumerate(evaluations):
+        answers = {n.removesuffix(".json"): turns for n, turns in evaluation.predictions.items()}
+        cards += [
+            {"evaluation": k, "dialogue": name, **card}
+            for name in shown
+            if name in answers
+            for card in _cards(known[name], answers[name], clip_of)
+        ]
+    stages, charts = report_charts.curves(curves)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("speechdst", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = number
+    page = environment.get_template("report_template.html").render(
+        title=title,
+        stages=stages,
+        charts=charts,
+        evaluations=[_evaluation(e) for e in evaluations],
+        shown=len(shown),
+        heard=sum(
+            any((name, i) in clip_of for i in range(len(known[name].turns))) for name in heard
+        ),
+        known=len(predicted),
+        data={"cards": cards, "clips": clips, "evaluations": [e.name for e in evaluations]},
+    )
+    path = Path(path)
+    aside = path.with_name(path.name + ".tmp")
+    aside.write_text(page, encoding="utf-8", errors="replace")
+    os.replace(aside, path)
+
+
+def data_uri(audio: Audio) -> str:
+    """The recording as an Ogg Opus data URI (some 30 kbit/s), which browsers play."""
+    samples, rate = soundfile.read(io.BytesIO(audio.flac), dtype="float32")
+    coded = io.BytesIO()
+    with soundfile.SoundFile(coded, "w", rate, 1, "OPUS", format="OGG") as file:
+        for start in range(0, len(samples), rate):  # the encoder's buffers are on the stack
+            file.write(samples[start : start + rate])
+    return "data:audio/ogg;base64," + base64.b64encode(coded.getvalue()).decode()
+
+
+def word_differences(gold: str, own: str) -> tuple[list[list], list[list]]:
+    """Runs of words of both texts, `[changed, words]`; compared without case and punctuation."""
+    gold_words, own_words = gold.split(), own.split()
+    operations = Levenshtein.opcodes(
+        [transcript(w) for w in gold_words], [transcript(w) for w in own_words]
+    )
+    sides: tuple[list[list], list[list]] = ([], [])
+    for op in operations:
+        runs = gold_words[op.src_start : op.src_end], own_words[op.dest_start : op.dest_end]
+        for side, words in zip(sides, runs, strict=True):
+            if words:
+                side.append([op.tag != "equal", " ".join(words)])
+    return sides
+
+
+def _evenly(items: list[str], count: int) -> list[str]:
+    if len(items) <= count:
+        return items
+    return [items[i * len(items) // count] for i in range(count)]
+
+
+def _cards(dialogue: Dialogue, answers: list, clip_of: dict) -> list[dict]:
+    """One card per annotated user turn and the turns before it; the last has what follows, too."""
+
+    name = dialogue.id.removesuffix(".json")
+
+    def line(i):
+        turn = dialogue.turns[i]
+        return {"speaker": turn.speaker, "text": turn.text, "clip": clip_of.get((name, i))}
+
+    references = jga.references([dialogue])[dialogue.id]
+    results = jga.outcomes({name: references}, {name: answers})
+    cards, begin = [], 0
+    for result, reference in zip(results, references, strict=True):
+        answer = answers[result.number - 1] if result.number <= len(answers) else None
+        answer = answer or {}
+        own = answer.get("label")
+        heard = word_differences(reference["text"], own) if isinstance(own, str) else None
+        cards.append(
+            {
+                "number": result.number,
+                "before": [line(i) for i in range(begin, reference["turn"])],
+                "turn": line(reference["turn"]),
+                "said": heard[0] if heard else [[False, reference["text"]]],
+                "own": heard[1] if heard else None,
+                "slots": _slots(result),
+                "right": result.correct(),
+                "missing": result.missing,
+                "unreadable": answer.get("readable", True) is False,
+                "answer": answer["text"] if isinstance(answer.get("text"), str) else None,
+                "domains": sorted({d for d, _ in result.gold.keys() | result.predicted.keys()}),
+                "after": [],
+            }
+        )
+        begin = reference["turn"] + 1
+    cards[-1]["after"] = [line(i) for i in range(begin, len(dialogue.turns))]
+    return cards
+
+
+def _slots(result: jga.Outcome) -> list[list]:
+    """Rows `[domain, slot, gold or None, predicted or None, mark]`."""
+
+    def mark(key):
+        if key not in result.predicted:
+            return "missing"
+        if key not in result.gold:
+            return "extra"
+        return "same" if key in result.equal else "wrong"
+
+    keys = sorted(result.gold.keys() | result.predicted.keys())
+    return [[*k, result.gold.get(k), result.predicted.get(k), mark(k)] for k in keys]
+
+
+def _evaluation(evaluation: Evaluation) -> dict:
+    main = evaluation.scores[0] if evaluation.scores else None
+    return {
+        "name": evaluation.name,
+        "scores": evaluation.scores,
+        "main": main,
+        "domains": main
+        and report_charts.by_domain({d: s.joint_goal_accuracy for d, s in main.by_domain.items()}),
+        "turns": main and report_charts.by_turn(main.by_turn),
+        "slots": sorted(main.by_slot.items(), key=lambda item: (-item[1].slots.errors, item[0]))
+        if main
+        else [],
+    }
+
+
+def read_run(run: str | Path) -> tuple[list[dict], list[Evaluation]]:
+    """The curves and the evaluations of a run directory.
+
+    Raises `BadInput` if there is neither, or a file is not what it should be. A last line of
+    `metrics.jsonl` that a stopped run left half-written is left out.
+    """
+    run = Path(run)
+    curves = []
+    metrics = run / "metrics.jsonl"
+    lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
+    for i, text in enumerate(lines):
+        try:
+            row = json.loads(text)
+            curves.append({**row, "stage": str(row["stage"]), "step": int(row["step"])})
+        except (ValueError, KeyError, TypeError) as error:
+            if i + 1 < len(lines):
+                raise BadInput(
+                    f"no row with stage and step ({error})", file=metrics, record=f"line {i + 1}"
+                ) from error
+    evaluations = []
+    for folder in sorted((run / "evaluation").glob("*/")):
+        if (folder / "predictions.json").exists():
+            predictions = _json(folder / "predictions.json")
+            file = folder / "scores.json"
+            scores = _json(file) if file.exists() else []
+            scores = scores if isinstance(scores, list) else [scores]
+            made = [Scores.from_json(json.dumps(s), file) for s in scores]
+            evaluations.append(Evaluation(folder.name, made, predictions))
+    if not curves and not evaluations:
+        raise BadInput(
+            "neither metrics.jsonl nor evaluation/*/predictions.json",
+            file=run,
+            mend="name the directory that was given to train as --workdir",
+        )
+    return curves, evaluations
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BadInput(f"no JSON ({error})", file=path, mend="evaluate again") from error
+
+
+def _define_flags() -> None:
+    """Only when run as a command: other commands import `write` and have flags of their own."""
+    flags.DEFINE_string("run", None, "The run's directory.", required=True)
+    flags.DEFINE_string("data", None, "Prepared data that was evaluated; none: no dialogues.")
+    flags.DEFINE_string("split", "test", "Its split.")
+    flags.DEFINE_string("out", "report.html", "The page to write.")
+    flags.DEFINE_integer("audio_dialogues", AUDIO_DIALOGUES, "Dialogues with audio.", 0)
+    flags.DEFINE_integer("max_dialogues", MAX_DIALOGUES, "Dialogues on the page.", 0)
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"unknown argument {argv[1]!r}")
+    given = flags.FLAGS
+    try:
+        curves, evaluations = read_run(given.run)
+        dialogues = Prepared(Path(given.data)).dialogues(given.split) if given.data else ()
+        write(
+            given.out,
+            title=Path(given.run).resolve().name,
+            curves=curves,
+            evaluations=evaluations,
+            dialogues=dialogues,
+            audio_dialogues=given.audio_dialogues,
+            max_dialogues=given.max_dialogues,
+        )
+    except BadInput as error:
+        raise SystemExit(f"error: {error}") from error
+    print(f"{given.out}: {os.path.getsize(given.out) / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    _define_flags()
+    app.run(main)

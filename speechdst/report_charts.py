@@ -1,0 +1,144 @@
+"""The report's charts: matplotlib figures as inline SVG that takes its colours from the page.
+
+Text stays text, so it follows the page's font and can be searched; colours are CSS variables, so a
+dark page has dark charts. Labels come from data: matplotlib escapes them, and `$` is no formula.
+"""
+
+import io
+import math
+import re
+from collections.abc import Sequence
+
+import matplotlib
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from speechdst.metrics.scores import Rate
+
+# Stand-ins that no chart uses otherwise; `_svg` swaps them for the page's variables.
+INK, MUTED, GRID = "#010203", "#010204", "#010205"
+SERIES = ("#010211", "#010212", "#010213", "#010214")
+_VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--line"} | {
+    colour: f"--series-{i + 1}" for i, colour in enumerate(SERIES)
+}
+_STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "speechdst",  # equal data, equal page
+    "text.parse_math": False,
+    "font.size": 9,
+    "text.color": INK,
+    "axes.edgecolor": GRID,
+    "axes.labelcolor": MUTED,
+    "axes.facecolor": "none",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "figure.facecolor": "none",
+    "savefig.facecolor": "none",
+    "xtick.color": GRID,
+    "ytick.color": GRID,
+    "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": MUTED,
+    "grid.color": GRID,
+    "lines.linewidth": 1.6,
+}
+
+
+def _axes(width: float, height: float):
+    figure = Figure((width, height), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _svg(figure: Figure, label: str) -> Markup:
+    buffer = io.StringIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(buffer, format="svg", metadata=nothing)
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    for colour, name in _VARIABLES.items():
+        text = text.replace(colour, f"var({name})")
+    opening = Markup('<svg role="img" aria-label="{}"').format(label)
+    return Markup(text.replace("<svg", opening, 1))
+
+
+def curves(rows: Sequence[dict]) -> tuple[list[str], list[tuple[str, Markup]]]:
+    """Stages in their order, and one chart per number found in `rows`, a line per stage.
+
+    `rows`: `{"stage", "step", name: number, ...}`; where a step of a stage comes again (a resumed
+    run), the later row stands. Values that are no finite numbers are left out.
+    """
+    stages: dict[str, dict[int, dict]] = {}
+    for row in rows:
+        stages.setdefault(str(row["stage"]), {})[int(row["step"])] = row
+    names = dict.fromkeys(
+        name for row in rows for name in row if name not in ("stage", "step") and _finite(row[name])
+    )
+    charts = []
+    with matplotlib.rc_context(_STYLE):
+        for name in sorted(names, key=lambda n: ("loss" not in n, n)):
+            figure, axes = _axes(3.6, 2.1)
+            for i, by_step in enumerate(stages.values()):
+                points = [(s, r[name]) for s, r in sorted(by_step.items()) if _finite(r.get(name))]
+                if points:
+                    dots = "o" if len(points) < 3 else ""
+                    colour = SERIES[i % len(SERIES)]
+                    style = ("-", "--", ":")[i // len(SERIES) % 3]
+                    axes.plot(*zip(*points, strict=True), dots + style, color=colour, markersize=4)
+            axes.grid(axis="y", linewidth=0.6)
+            axes.tick_params(length=0)
+            axes.set_xlabel("step")
+            charts.append((name, _svg(figure, f"{name} by step")))
+    return list(stages), charts
+
+
+def _finite(value) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def by_domain(rates: dict[str, Rate]) -> Markup:
+    """A dot and its interval per domain."""
+    known = [(name, rate) for name, rate in rates.items() if rate.value is not None]
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _axes(4.6, 0.6 + 0.3 * max(1, len(known)))
+        for y, (_, rate) in enumerate(known):
+            if rate.low is not None:
+                axes.plot([rate.low, rate.high], [y, y], color=SERIES[0], linewidth=2.4, alpha=0.45)
+            axes.plot([rate.value], [y], "o", color=SERIES[0], markersize=5)
+            axes.annotate(
+                f"{rate.value:.1f}",
+                (104, y),
+                va="center",
+                ha="left",
+                fontsize=8.5,
+                color=INK,
+                annotation_clip=False,
+            )
+        axes.set_yticks(range(len(known)), [f"{n} ({r.count})" for n, r in known])
+        axes.set_xlim(0, 102)
+        axes.set_ylim(len(known) - 0.4, -0.6)
+        axes.grid(axis="x", linewidth=0.6)
+        axes.tick_params(length=0)
+        axes.spines["left"].set_visible(False)
+        axes.set_xlabel("joint goal accuracy, %")
+        return _svg(figure, "Joint goal accuracy by domain with 95 % intervals")
+
+
+def by_turn(rates: dict[int, Rate]) -> Markup:
+    """Joint goal accuracy over the user turn number; a band or bar for the interval."""
+    known = [(n, r) for n, r in sorted(rates.items()) if r.value is not None]
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _axes(4.6, 2.5)
+        band = [(n, r.low, r.high) for n, r in known if r.low is not None]
+        for n, low, high in band:
+            axes.plot([n, n], [low, high], color=SERIES[0], linewidth=2.4, alpha=0.35)
+        axes.plot([n for n, _ in known], [r.value for _, r in known], "-", color=SERIES[0])
+        axes.plot([n for n, _ in known], [r.value for _, r in known], "o", color=SERIES[0], ms=3)
+        axes.set_ylim(0, 102)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(axis="y", linewidth=0.6)
+        axes.tick_params(length=0)
+        axes.set_xlabel("user turn number")
+        axes.set_ylabel("joint goal accuracy, %")
+        return _svg(figure, "Joint goal accuracy by user turn number with 95 % intervals")

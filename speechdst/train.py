@@ -1,0 +1,164 @@
+"""Train a recipe: the whole loop, read from top to bottom.
+
+    python -m speechdst.train --config=configs/joint_dst.py:demo --workdir=runs/demo
+
+Runs the stages of `config.order` one after the other, each from the parameters of the one before.
+A run that was stopped, however it was stopped, goes on from its last checkpoint when the same
+command is given again: parameters, optimizer, random state and data position come back bitwise.
+"""
+
+import functools
+import json
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from speechdst import sharding
+from speechdst.config import context_of, model_config, steps_of, write_once
+from speechdst.data import loader
+from speechdst.data.contexts import FRAMES_PER_SECOND, TreeBuilder
+from speechdst.data.dialogue import BadInput
+from speechdst.data.prepared import Prepared
+from speechdst.data.tokenizer import Tokenizer
+from speechdst.steps.joint_dst import joint_dst_train_step
+from speechdst.training import optimizer, state
+from speechdst.training.checkpoint import Checkpointer, load_params
+from speechdst.training.metrics import Metrics, Progress, check_finite
+from speechdst.training.preemption import Preemption
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe, e.g. "
+                                          "configs/joint_dst.py:demo.", lock_config=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, metrics and config go.")
+_STOP_AFTER = flags.DEFINE_integer(
+    "stop_after", 0, "Stop cleanly after this many steps of a stage, as a preemption would.")
+
+
+def batches_of(stage, tokenizer, config) -> dict[str, loader.Loader]:
+    """The loaders of a stage by batch name."""
+    made = {}
+    for i, (name, spec) in enumerate(sorted(stage.batches.items())):
+        builder = TreeBuilder(context_of(spec.context), tokenizer, config.soft_length)
+        sources = [loader.Source(Prepared(Path(_CONFIG.value.data_dir) / s["data"]).dialogues(
+            s["split"]), s["weight"]) for s in spec.sources]
+        made[name] = loader.make(
+            sources, builder, positions=spec.positions, rows=spec.rows,
+            seed=_CONFIG.value.seed + 1000 * i, block=spec.block,
+            channels=config.encoder.channels, spec_augment=dict(spec.spec_augment),
+            host=jax.process_index(), hosts=jax.process_count())
+        for source, plan in zip(spec.sources, made[name].plans, strict=True):
+            print(f"  {name} from {source['data']}/{source['split']}: {plan.summary()}")
+    return made
+
+
+def train_stage(name: str, workdir: Path, config, tokenizer, params, preemption) -> dict:
+    """Trains one stage from `params` and returns the parameters it ends with; None if it was
+    asked to stop before its end."""
+    c = _CONFIG.value
+    stage, model = c.stages[name], model_config(c.model, tokenizer.size)
+    print(f"stage {name}: {stage.steps} steps", flush=True)
+    loaders = batches_of(stage, tokenizer, model)
+    iterators = {key: iter(value) for key, value in loaders.items()}
+    mesh = sharding.make_mesh(**c.mesh)
+    graph, _ = state.abstract(model)
+    tx = optimizer.make(stage.optimizer, stage.steps)
+    begin = state.start(params, stage.trainable, tx, c.seed)
+    shardings = state.TrainState(
+        sharding.replicated(mesh), sharding.parameters(begin.trainable, mesh),
+        sharding.parameters(begin.frozen, mesh), sharding.like_parameters(begin.optimizer, mesh),
+        sharding.replicated(mesh))
+    current = jax.device_put(begin, shardings)
+
+    terms = {key: spec.loss for key, spec in stage.batches.items()}
+    if "ctc" in stage.weights:
+        terms["ctc"] = "ctc"
+    step_fn = jax.jit(
+        functools.partial(joint_dst_train_step, graph=graph, tx=tx, terms=terms,
+                          weights=dict(stage.weights),
+                          schedule=optimizer.schedule(stage.optimizer, stage.steps)),
+        donate_argnums=0, out_shardings=(shardings, None))
+
+    checkpoints = Checkpointer(workdir / name, {
+        "config": c.name, "stage": name, "tokenizer": tokenizer.fingerprint,
+        "model": json.loads(c.model.to_json())})
+    if (at := checkpoints.latest()) is not None:
+        current = checkpoints.restore(current, iterators)
+        print(f"  goes on from step {at}")
+    start = int(current.step)
+    metrics, progress = Metrics(workdir, name, start), Progress(name, stage.steps, start)
+
+    step, since, seen, pending = start, time.monotonic(), {}, None
+    while step < stage.steps:
+        host = {key: next(it) for key, it in iterators.items()}
+        for batch in host.values():
+            for key, value in loader.count(batch).items():
+                seen[key] = seen.get(key, 0) + value
+        current, values = step_fn(current, sharding.put(host, mesh))
+        step += 1
+        stop = preemption.requested or (_STOP_AFTER.value and step - start >= _STOP_AFTER.value)
+        if step % c.log_every == 0 or step == stage.steps or stop:
+            logged = {key: float(v) for key, v in jax.device_get(values).items()}
+            check_finite(logged, step)
+            seconds = time.monotonic() - since
+            rates = {"dialogues/s": seen["trees"] / seconds,
+                     "audio h/s": seen["frames"] / FRAMES_PER_SECOND / 3600 / seconds}
+            metrics.write(step, logged | rates)
+            shown = {key: logged[key] for key in ("loss", *stage.weights, "lr")}
+            progress.show(step, shown | rates, final=step == stage.steps)
+            since, seen = time.monotonic(), {}
+        if step % c.save_every == 0 or step == stage.steps or stop:
+            checkpoints.save(step, current, iterators, wait=step == stage.steps or stop)
+        if stop and step < stage.steps:
+            break
+    metrics.close()
+    checkpoints.close()
+    del pending
+    if step < stage.steps:
+        print(f"  stopped at step {step}; the same command goes on from there")
+        return None
+    return current.trainable | current.frozen
+
+
+def main(argv):
+    del argv
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)  # Orbax tells of every rename
+    c, workdir = _CONFIG.value, Path(_WORKDIR.value)
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_once(workdir / "config.json", c)
+    tokenizer = Tokenizer.load(Path(c.data_dir) / "tokenizer.model")
+    model = model_config(c.model, tokenizer.size)
+    _, shapes = state.abstract(model)
+    count = sum(int(np.prod(x.shape)) for x in shapes.values())
+    print(f"{c.name}: {count / 1e6:.2f} M parameters on {jax.device_count()} "
+          f"{jax.default_backend()} device(s), vocabulary {tokenizer.size}")
+    mesh = sharding.make_mesh(**c.mesh)
+    template = {path: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s) for (path, x), s in zip(
+        shapes.items(), sharding.parameters(shapes, mesh).values(), strict=True)}
+    params = None
+    preemption = Preemption()
+    for i, name in enumerate(c.order):
+        if steps_of(workdir / name) >= c.stages[name].steps:
+            continue  # finished before
+        if params is None:
+            if i:
+                params = load_params(workdir / c.order[i - 1], template)
+            else:
+                params = jax.jit(functools.partial(state.create, model, c.seed),
+                                 out_shardings=sharding.parameters(shapes, mesh))()
+        params = train_stage(name, workdir, model, tokenizer, params, preemption)
+        if params is None:
+            return
+    print(f"trained: {workdir / c.order[-1]}")
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["config", "workdir"])
+    try:
+        app.run(main)
+    except BadInput as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,128 @@
+"""Checkpoints: trainable parameters, optimizer, random state and data position in one step.
+
+Saved asynchronously by Orbax and committed by a rename, so a killed run finds its last whole
+checkpoint. Frozen parameters do not change and are written once per stage, not with every step.
+"""
+
+import contextlib
+import json
+from pathlib import Path
+
+import grain
+import jax
+import orbax.checkpoint as ocp
+
+from speechdst.data.dialogue import BadInput
+from speechdst.training.state import TrainState
+
+
+class Checkpointer:
+    """The checkpoints of one stage under `folder`; `fingerprint` says what they belong to."""
+
+    def __init__(self, folder: Path, fingerprint: dict, keep: int = 2):
+        self.folder = folder.absolute()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.fingerprint = fingerprint
+        self.manager = ocp.CheckpointManager(
+            self.folder / "steps",
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=keep, enable_async_checkpointing=True, create=True))
+
+    def latest(self) -> int | None:
+        return self.manager.latest_step()
+
+    def save(self, step: int, state: TrainState, iterators: dict, wait: bool = False) -> None:
+        """`iterators`: Grain iterators by batch name, saved with the parameters they have fed."""
+        if step in self.manager.all_steps():
+            return
+        if not (self.folder / "frozen").exists() and state.frozen:
+            with ocp.StandardCheckpointer() as saver:
+                saver.save(self.folder / "frozen", state.frozen)
+        self.manager.save(step, args=ocp.args.Composite(
+            params=ocp.args.StandardSave(state.trainable),
+            rest=ocp.args.StandardSave(_rest(state)),
+            meta=ocp.args.JsonSave(self.fingerprint),
+            **{f"data_{name}": grain.checkpoint.CheckpointSave(it)
+               for name, it in iterators.items()}))
+        if wait:
+            self.manager.wait_until_finished()
+
+    def restore(self, template: TrainState, iterators: dict) -> TrainState:
+        """The latest checkpoint, in the shapes and shardings of `template`; the iterators move to
+        where they stood.
+
+        Raises:
+          BadInput: it belongs to another config, or a parameter is missing or misshapen.
+        """
+        step = self.latest()
+        found = self.manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))
+        check_fingerprint(found["meta"], self.fingerprint, self.folder)
+        with _explained(self.folder):
+            restored = self.manager.restore(step, args=ocp.args.Composite(
+                params=ocp.args.StandardRestore(_abstract(template.trainable)),
+                rest=ocp.args.StandardRestore(_abstract(_rest(template))),
+                **{f"data_{name}": grain.checkpoint.CheckpointRestore(it)
+                   for name, it in iterators.items()}))
+            frozen = _restore(self.folder / "frozen", template.frozen)
+        return TrainState(trainable=restored["params"], frozen=frozen, **restored["rest"])
+
+    def close(self) -> None:
+        self.manager.wait_until_finished()
+        self.manager.close()
+
+
+def load_params(folder: Path, template: dict) -> dict:
+    """All parameters of a stage's latest checkpoint, trainable and frozen, as `template` says.
+
+    Raises:
+      BadInput: no checkpoint, or a parameter is missing, extra or misshapen.
+    """
+    folder = folder.absolute()
+    steps = [int(p.name) for p in (folder / "steps").glob("*") if p.name.isdigit()]
+    if not steps:
+        raise BadInput("no finished checkpoint there", file=folder, mend="train this stage first")
+    params = folder / "steps" / str(max(steps)) / "params"
+    with _explained(folder), ocp.StandardCheckpointer() as reader:
+        saved = set(reader.metadata(params).item_metadata.tree)
+        if extra := sorted(saved - set(template)):
+            raise ValueError(f"it has parameters that this model lacks: {extra[:5]}")
+        trained = reader.restore(params, _abstract({p: template[p] for p in saved}))
+        return trained | _restore(folder / "frozen",
+                                  {p: v for p, v in template.items() if p not in saved})
+
+
+def _restore(folder: Path, template: dict) -> dict:
+    if not template:
+        return {}
+    with ocp.StandardCheckpointer() as reader:
+        return reader.restore(folder, _abstract(template))
+
+
+@contextlib.contextmanager
+def _explained(folder: Path):
+    """Orbax's complaints as one line that names the folder."""
+    try:
+        yield
+    except (ValueError, KeyError, FileNotFoundError) as error:
+        raise BadInput(f"the checkpoint does not fit this model: "
+                       f"{' '.join(str(error).split())[:300]}", file=folder,
+                       mend="use the config it was trained with, or another --workdir") from error
+
+
+def check_fingerprint(found: dict, expected: dict, where) -> None:
+    for name, value in expected.items():
+        if found.get(name) != value:
+            raise BadInput(f"the checkpoint was written with {name} {json.dumps(found.get(name))}, "
+                           f"this run has {json.dumps(value)}", file=where, field=name,
+                           mend="use the config it was trained with, or another --workdir")
+
+
+def _rest(state: TrainState) -> dict:
+    return {"step": state.step, "optimizer": state.optimizer, "key": state.key}
+
+
+def _abstract(tree):
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None)),
+        tree)
+

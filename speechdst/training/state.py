@@ -1,0 +1,73 @@
+"""The training state: parameters split into trainable and frozen, optimizer, random key.
+
+Parameters are flat dicts `path -> array` ("decoder/transformer/blocks/q/kernel"; stacked layers
+lead). Only `trainable` is differentiated and has optimizer state: frozen is frozen.
+"""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from speechdst.models.dialogue_lm import DialogueLM, DialogueLMConfig
+
+Params = dict[str, jax.Array]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """`step` int32 (steps done), `key` uint32 [2] (base of all randomness, never changes)."""
+
+    step: jax.Array
+    trainable: Params
+    frozen: Params
+    optimizer: object
+    key: jax.Array
+
+
+def create(config: DialogueLMConfig, seed: int) -> Params:
+    """Freshly drawn parameters, float32."""
+    return flatten(nnx.state(DialogueLM(config, nnx.Rngs(seed))))
+
+
+def abstract(config: DialogueLMConfig) -> tuple[nnx.GraphDef, dict[str, jax.ShapeDtypeStruct]]:
+    """The model's graph and the shapes of its parameters; nothing is computed."""
+    graph, state = nnx.split(nnx.eval_shape(lambda: DialogueLM(config, nnx.Rngs(0))))
+    return graph, flatten(state)
+
+
+def flatten(state: nnx.State) -> Params:
+    return {"/".join(map(str, path)): v.get_value() if isinstance(v, nnx.Variable) else v
+            for path, v in nnx.to_flat_state(state)}
+
+
+def model_of(graph: nnx.GraphDef, params: Params) -> DialogueLM:
+    """The module over these parameters (to be called inside jit; costs nothing there)."""
+    key = lambda part: int(part) if part.isdigit() else part
+    flat = {tuple(map(key, path.split("/"))): nnx.Param(v) for path, v in params.items()}
+    return nnx.merge(graph, nnx.from_flat_state(flat))
+
+
+def split(params: dict, trainable: Sequence[str]) -> tuple[dict, dict]:
+    """(trainable, frozen): a path trains if any of the regular expressions is found in it.
+
+    Raises:
+      ValueError: an expression that matches no parameter.
+    """
+    for pattern in trainable:
+        if not any(re.search(pattern, path) for path in params):
+            raise ValueError(f"stage.trainable {pattern!r} matches no parameter; there are, e.g., "
+                             f"{sorted(params)[:3]}")
+    chosen = {p for p in params if any(re.search(pattern, p) for pattern in trainable)}
+    return ({p: v for p, v in params.items() if p in chosen},
+            {p: v for p, v in params.items() if p not in chosen})
+
+
+def start(params: Params, trainable: Sequence[str], tx, seed: int) -> TrainState:
+    train, frozen = split(params, trainable)
+    return TrainState(jnp.zeros((), jnp.int32), train, frozen, tx.init(train),
+                      jax.random.key_data(jax.random.key(seed)))
