@@ -1,9 +1,9 @@
 """Reading a prepared data set: the folder that `python -m speechdst.prepare` writes.
 
-    <folder>/manifest.json                      what it is and how it was made
-    <folder>/<split>-00000-of-00007.arrayrecord   dialogues, `dialogue.to_bytes` each
-    <folder>/turns.jsonl                        one line a turn: voice, seconds, pitch ...
-    <folder>/quarantine.jsonl                   what was left out, and why
+<folder>/manifest.json                      what it is and how it was made
+<folder>/<split>-00000-of-00007.arrayrecord   dialogues, `dialogue.to_bytes` each
+<folder>/turns.jsonl                        one line a turn: voice, seconds, pitch ...
+<folder>/quarantine.jsonl                   what was left out, and why
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from pathlib import Path
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordReader
 
-from speechdst.data.dialogue import BadInput, Dialogue, from_bytes
+from speechdst.data.dialogue import BadInput, from_bytes
 
 FORMAT = 1  # of the folder; raised when older code could misread a newer folder
 MANIFEST = "manifest.json"
@@ -69,8 +69,11 @@ class Dialogues(Sequence):
         try:
             record = self._records[number]
         except (RuntimeError, ValueError) as error:
-            raise BadInput(f"dialogue {number} of {self.split} cannot be read ({error})",
-                           file=self.folder, mend=_AGAIN) from error  # fmt: skip
+            raise BadInput(
+                f"dialogue {number} of {self.split} cannot be read ({error})",
+                file=self.folder,
+                mend=_AGAIN,
+            ) from error
         return from_bytes(record, self.folder)
 
     def __getstate__(self) -> dict:
@@ -108,9 +111,11 @@ class Prepared:
     def dialogues(self, split: str) -> Dialogues:
         """The dialogues of `split`; raises `BadInput` naming the splits if there is none."""
         if split not in self.splits:
-            raise BadInput(f"no split {split!r}, there are {', '.join(self.splits)}",
-                           file=self.folder / MANIFEST,
-                           mend="add it under config.prepare and prepare again")  # fmt: skip
+            raise BadInput(
+                f"no split {split!r}, there are {', '.join(self.splits)}",
+                file=self.folder / MANIFEST,
+                mend="add it under config.prepare and prepare again",
+            )
         return Dialogues(self.folder, split, self.manifest)
 
     def ontology(self, split: str | None = None) -> dict[str, dict[str, list[str]]]:
@@ -133,8 +138,9 @@ class Prepared:
                 _check(path, shard)
                 with open(path, "rb") as file:
                     if hashlib.file_digest(file, "sha256").hexdigest() != shard["sha256"]:
-                        raise BadInput("the content is not what was written (checksum)",
-                                       file=path, mend=_AGAIN)  # fmt: skip
+                        raise BadInput(
+                            "the content is not what was written (checksum)", file=path, mend=_AGAIN
+                        )
 
 
 def _read_manifest(folder: Path) -> dict:
@@ -145,13 +151,15 @@ def _read_manifest(folder: Path) -> dict:
     except FileNotFoundError:
         partial = folder.with_name(f"{folder.name}.partial").exists()
         what = "preparation was not finished" if partial else "no prepared data set there"
-        raise BadInput(what, file=path,
-                       mend="run `python -m speechdst.prepare` with the same config") from None  # fmt: skip
+        raise BadInput(
+            what, file=path, mend="run `python -m speechdst.prepare` with the same config"
+        ) from None
     except OSError as error:
         raise BadInput(f"cannot be read ({error.strerror})", file=path) from error
     except (ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"not the manifest of a prepared data set ({error})", file=path,
-                       mend=_AGAIN) from error  # fmt: skip
+        raise BadInput(
+            f"not the manifest of a prepared data set ({error})", file=path, mend=_AGAIN
+        ) from error
     if form != FORMAT:
         raise BadInput(f"format {form}, this version reads format {FORMAT}", file=path, mend=_AGAIN)
     return manifest
@@ -162,18 +170,23 @@ def _check(path: Path, shard: dict) -> None:
     try:
         size = path.stat().st_size
     except OSError as error:
-        raise BadInput(f"the shard is missing ({error.strerror})", file=path, mend=_AGAIN) from error
+        raise BadInput(
+            f"the shard is missing ({error.strerror})", file=path, mend=_AGAIN
+        ) from error
     if size != shard["bytes"]:
         what = "cut off" if size < shard["bytes"] else "changed"
-        raise BadInput(f"the shard is {what}: {size} bytes, expected {shard['bytes']}",
-                       file=path, mend=_AGAIN)  # fmt: skip
+        raise BadInput(
+            f"the shard is {what}: {size} bytes, expected {shard['bytes']}", file=path, mend=_AGAIN
+        )
     try:
         reader = ArrayRecordReader(str(path))
         records = reader.num_records()
         reader.close()
     except (RuntimeError, ValueError) as error:
-        raise BadInput(f"not an ArrayRecord file, or damaged ({error})", file=path,
-                       mend=_AGAIN) from error  # fmt: skip
+        raise BadInput(
+            f"not an ArrayRecord file, or damaged ({error})", file=path, mend=_AGAIN
+        ) from error
     if records != shard["records"]:
-        raise BadInput(f"{records} records, the manifest says {shard['records']}", file=path,
-                       mend=_AGAIN)  # fmt: skip
+        raise BadInput(
+            f"{records} records, the manifest says {shard['records']}", file=path, mend=_AGAIN
+        )

@@ -113,9 +113,16 @@ def write(task: Task) -> str:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         size = aside.stat().st_size
         aside.replace(task.folder / task.file)
-        note = {"key": task.key, "bytes": size, "sha256": digest, "records": digests,
-                "turns": turns, "quarantine": quarantine, "seconds": dict(clock),
-                "values": {d: {s: sorted(v) for s, v in ss.items()} for d, ss in values.items()}}  # fmt: skip
+        note = {
+            "key": task.key,
+            "bytes": size,
+            "sha256": digest,
+            "records": digests,
+            "turns": turns,
+            "quarantine": quarantine,
+            "seconds": dict(clock),
+            "values": {d: {s: sorted(v) for s, v in ss.items()} for d, ss in values.items()},
+        }
         write_text(task.sidecar, json.dumps(note))
     return task.file
 
@@ -138,8 +145,13 @@ def prepare(
                 samples, voice, turn = _sound(turn, spoken, voices[turn.speaker], name, clock)
             turn, line = _stored(turn, samples, voice, spoken, clock)
         except BadInput as bad:
-            raise BadInput(bad.problem, file=bad.file, record=f"{dialogue.corpus}/{dialogue.id}",
-                           field=f"turns[{i}].{bad.field or 'audio'}", mend=bad.mend) from bad  # fmt: skip
+            raise BadInput(
+                bad.problem,
+                file=bad.file,
+                record=f"{dialogue.corpus}/{dialogue.id}",
+                field=f"turns[{i}].{bad.field or 'audio'}",
+                mend=bad.mend,
+            ) from bad
         turns.append(turn)
         lines.append({"turn": i} | line)
     ready = dataclasses.replace(dialogue, turns=tuple(turns))
@@ -174,8 +186,10 @@ def _sound(
     label = ""
     if spoken.speech == "own":
         if not isinstance(turn.audio, AudioRef):
-            raise BadInput("the turn has no recording",
-                           mend="a `speech` other than own synthesises it, or leaves it out")  # fmt: skip
+            raise BadInput(
+                "the turn has no recording",
+                mend="a `speech` other than own synthesises it, or leaves it out",
+            )
         with _timed(clock, "read"):
             samples = speech.load(turn.audio)
     else:
@@ -192,19 +206,29 @@ def _sound(
             before = len(samples)
             samples = augment.Augment(spoken.augment)(samples, rng)
         stretch = len(samples) / before  # by changes of speed
-        turn = dataclasses.replace(turn, words=tuple(
-            Word(w.text, w.start * stretch, w.end * stretch) for w in turn.words))  # fmt: skip
+        turn = dataclasses.replace(
+            turn, words=tuple(Word(w.text, w.start * stretch, w.end * stretch) for w in turn.words)
+        )
     return np.clip(np.rint(samples * 32768), -32768, 32767).astype(np.float32) / 32768, label, turn
 
 
 def _stored(
-    turn: Turn, samples: np.ndarray | None, voice: str, spoken: Spoken,
+    turn: Turn,
+    samples: np.ndarray | None,
+    voice: str,
+    spoken: Spoken,
     clock: collections.Counter[str],
-) -> tuple[Turn, dict]:  # fmt: skip
+) -> tuple[Turn, dict]:
     """The turn with its audio and features, and its line of measures."""
     words = len(turn.text.split())
-    line = {"speaker": turn.speaker, "voice": voice, "seconds": 0.0, "words": words,
-            "pitch_hz": None, "words_per_second": None}  # fmt: skip
+    line = {
+        "speaker": turn.speaker,
+        "voice": voice,
+        "seconds": 0.0,
+        "words": words,
+        "pitch_hz": None,
+        "words_per_second": None,
+    }
     if samples is None:
         return dataclasses.replace(turn, audio=None, features=None), line
     audio = features = None
@@ -217,16 +241,27 @@ def _stored(
     with _timed(clock, "pitch"):
         pitch = speech.pitch(samples)
     seconds = len(samples) / SAMPLE_RATE
-    line |= {"seconds": round(seconds, 4), "words_per_second": round(words / seconds, 3),
-             "pitch_hz": None if math.isnan(pitch) else round(pitch, 1)}  # fmt: skip
+    line |= {
+        "seconds": round(seconds, 4),
+        "words_per_second": round(words / seconds, 3),
+        "pitch_hz": None if math.isnan(pitch) else round(pitch, 1),
+    }
     return dataclasses.replace(turn, audio=audio, features=features), line
 
 
 def quarantined(bad: BadInput, corpus: str, split: str, strip: str = "") -> dict:
     """The line of quarantine.jsonl for a record that is left out, without the machine's paths."""
-    clean = lambda text: text.replace(strip, "") if strip else text
-    return {"corpus": corpus, "split": split, "record": bad.record, "file": clean(bad.file),
-            "field": bad.field, "problem": clean(bad.problem), "mend": clean(bad.mend)}  # fmt: skip
+    root = strip.rstrip("/")
+    clean = lambda t: t.replace(strip, "").replace(root, Path(root).name) if strip else t
+    return {
+        "corpus": corpus,
+        "split": split,
+        "record": bad.record,
+        "file": clean(bad.file),
+        "field": bad.field,
+        "problem": clean(bad.problem),
+        "mend": clean(bad.mend),
+    }
 
 
 def write_text(path: Path, text: str) -> None:
@@ -247,10 +282,11 @@ def clear_disk_errors(folder: Path) -> Iterator[None]:
         for code in codes:
             if getattr(error, "errno", None) == code or os.strerror(code) in str(error):
                 raise BadInput(
-                    f"cannot write ({os.strerror(code)})", file=folder,
+                    f"cannot write ({os.strerror(code)})",
+                    file=folder,
                     mend="make room or name another data_dir, then run the same command again: "
-                         "finished shards are kept",
-                ) from error  # fmt: skip
+                    "finished shards are kept",
+                ) from error
         raise
 
 

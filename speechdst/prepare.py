@@ -1,0 +1,201 @@
+"""Prepares the data of a config: corpora -> spoken, stored, measured dialogues, and a tokenizer.
+
+    python -m speechdst.prepare --config=configs/joint_dst.py:demo
+    python -m speechdst.prepare --config=configs/joint_dst.py:demo \\
+        --config.prepare.simulated.limit=10 --only=simulated --processes=2
+
+Every entry of `config.prepare` becomes a folder under `config.data_dir`, with shards of dialogues
+(audio as FLAC, features), a manifest, a line of measures for each turn and the list of what was
+left out and why; what an entry may say stands in `speechdst/data/options.py`. Then the tokenizer
+is trained on the text of the training splits (`config.tokenizer`). The same config gives the same
+bytes, whatever the number of processes.
+
+An interrupted preparation (Ctrl-C, a kill, a full disk) goes on with the same command. What is
+there already is left alone; prepared with other options, it is refused unless --overwrite.
+Input that cannot be used ends the command with one line and exit code 2.
+"""
+
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from absl import app, flags
+from ml_collections import ConfigDict, config_flags
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from speechdst.data import preparation
+from speechdst.data.dialogue import BadInput
+from speechdst.data.options import Options
+from speechdst.data.prepared import Prepared
+from speechdst.data.shard import clear_disk_errors, write_text
+from speechdst.data.tokenizer import Tokenizer, target_symbols, train
+from speechdst.decoding.parse import target
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "The recipe: a config file, with its preset after a colon.", lock_config=True
+)
+_ONLY = flags.DEFINE_list("only", [], "Names of data sets to prepare; all if not given.")
+_PROCESSES = flags.DEFINE_integer(
+    "processes", None, "Worker processes; as many as there are cores if not given.", lower_bound=1
+)
+_OVERWRITE = flags.DEFINE_boolean(
+    "overwrite", False, "Replaces data sets and tokenizer that were made with other options."
+)
+
+
+def run(
+    config: ConfigDict, *, only: Iterable[str] = (), processes: int = 1, overwrite: bool = False
+) -> None:
+    """Prepares the data sets of `config.prepare` (those in `only`), then the tokenizer.
+
+    Prints one line for each. Raises `BadInput` for anything that cannot be used.
+    """
+    data_dir = Path(config.data_dir)
+    if unknown := sorted(set(only) - set(config.prepare)):
+        raise BadInput(
+            f"no data set {unknown[0]!r}",
+            field="--only",
+            mend=f"config.prepare has {', '.join(config.prepare)}",
+        )
+    names = [name for name in config.prepare if not only or name in only]
+    for name in names:
+        if not re.fullmatch(r"\w[\w-]*", name):
+            raise BadInput(
+                "a data set's name is made of letters, digits, _ and -",
+                field=f"config.prepare.{name}",
+            )
+    parsed = {name: Options.parse(name, config.prepare[name]) for name in names}
+    for name, options in parsed.items():
+        start = time.perf_counter()
+        prepared, work = preparation.prepare(
+            name, options, data_dir, processes=processes, overwrite=overwrite, progress=_progress
+        )
+        print(_summary(prepared, work, time.perf_counter() - start), flush=True)
+    with clear_disk_errors(data_dir):
+        print(make_tokenizer(config, overwrite=overwrite), flush=True)
+
+
+def make_tokenizer(config: ConfigDict, *, overwrite: bool = False) -> str:
+    """Trains `data_dir/tokenizer.model` on the training splits; returns what was done.
+
+    Nothing is trained if `config.tokenizer.path` names a model, if the one that is there was
+    trained on the same data, or before all of the data sets to train on are prepared. Raises
+    `BadInput` if there is one that was trained on other data and `overwrite` is False: models
+    trained with it would lose their vocabulary.
+    """
+    settings, data_dir = config.tokenizer, Path(config.data_dir)
+    if settings.path:
+        return f"tokenizer: {settings.path}, {Tokenizer.load(settings.path).size} pieces"
+    missing = [n for n in settings.train_on if not (data_dir / n / "manifest.json").exists()]
+    if missing:
+        return f"tokenizer: waits until {', '.join(missing)} is prepared"
+    sets = [Prepared(data_dir / name) for name in settings.train_on]
+    card = {"size": settings.size, "trained_on": {p.manifest["name"]: p.fingerprint for p in sets}}
+    path, card_path = data_dir / "tokenizer.model", data_dir / "tokenizer.json"
+    if path.exists() and not overwrite:
+        there = Tokenizer.load(path)
+        if _read_card(card_path) == {"fingerprint": there.fingerprint} | card:
+            return f"tokenizer: {path} is up to date, {there.size} pieces"
+        raise BadInput(
+            "the tokenizer was made with another size or other data",
+            file=path,
+            mend="--overwrite trains it again; models that use it must be too",
+        )
+    schema: dict[str, dict[str, None]] = {}
+    for prepared in sets:
+        for domain, slots in prepared.schema.items():
+            schema.setdefault(domain, {}).update(dict.fromkeys(slots))
+    symbols = target_symbols({domain: list(slots) for domain, slots in schema.items()})
+    try:
+        model = train(_texts(sets), list(dict.fromkeys(symbols)), settings.size)
+    except RuntimeError as error:
+        raise BadInput(
+            f"no tokenizer of {settings.size} pieces can be trained ({error})",
+            field="config.tokenizer.size",
+        ) from error
+    tokenizer = Tokenizer(model)
+    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    aside.write_bytes(model)
+    aside.replace(path)
+    write_text(card_path, json.dumps({"fingerprint": tokenizer.fingerprint} | card, indent=1))
+    return f"tokenizer: {path}, {tokenizer.size} pieces, {tokenizer.fingerprint}"
+
+
+def _read_card(path: Path) -> dict | None:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _texts(sets: list[Prepared]) -> Iterator[str]:
+    """What a tokenizer will see: turns as they stand in a history, and targets.
+
+    Of each data set the split `train`, or its first one: values of a test are not to be known.
+    """
+    for prepared in sets:
+        split = "train" if "train" in prepared.splits else prepared.splits[0]
+        for dialogue in prepared.dialogues(split):
+            for turn in dialogue.turns:
+                yield f"{turn.speaker.upper()}: {turn.text}"
+                if turn.state is not None:
+                    yield target(turn.text, turn.state)
+
+
+def _summary(prepared: Prepared, work: dict[str, float], seconds: float) -> str:
+    manifest = prepared.manifest
+    splits = ", ".join(
+        f"{split} {s['dialogues']} dialogues {s['turns']} turns "
+        f"{s['hours']['user'] + s['hours']['agent']:.2f} h"
+        for split, s in manifest["splits"].items()
+    )
+    size = sum(x["bytes"] for s in manifest["splits"].values() for x in s["shards"]) / 1e6
+    line = f"{manifest['name']}: {splits}; {size:.1f} MB, {manifest['fingerprint']}"
+    left_out = manifest["quarantine"]
+    if left_out["records"]:
+        reasons = ", ".join(f"{c['records']} {why}" for why, c in left_out["by_reason"].items())
+        line += f"\n  {left_out['records']} left out, see quarantine.jsonl: {reasons}"
+    if not work:
+        return f"{line}\n  up to date"
+    spent = ", ".join(f"{kind} {s:.1f} s" for kind, s in sorted(work.items()))
+    return f"{line}\n  {seconds:.1f} s; work of all processes: {spent}"
+
+
+def _progress(shards: Iterable[str], total: int, name: str) -> Iterator[str]:
+    """A bar on a terminal, elsewhere a plain line now and then."""
+    console = Console(stderr=True)
+    if console.is_terminal:
+        columns = (TextColumn(name), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=console, transient=True) as bar:
+            yield from bar.track(shards, total=total)
+        return
+    last = time.monotonic()
+    for done, shard in enumerate(shards, 1):
+        if done == total or time.monotonic() - last > 10:
+            print(f"{name}: {done} of {total} shards", file=sys.stderr, flush=True)
+            last = time.monotonic()
+        yield shard
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}")
+    processes = _PROCESSES.value or len(os.sched_getaffinity(0))
+    try:
+        run(_CONFIG.value, only=_ONLY.value, processes=processes, overwrite=_OVERWRITE.value)
+    except BadInput as bad:
+        print(bad, file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on where this one stopped", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("config")
+    app.run(main)
