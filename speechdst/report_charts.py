@@ -105,7 +105,7 @@ def by_domain(rates: dict[str, Rate]) -> Markup:
         for y, (_, rate) in enumerate(known):
             if rate.low is not None:
                 axes.plot([rate.low, rate.high], [y, y], color=SERIES[0], linewidth=2.4, alpha=0.45)
-            axes.plot([rate.value], [y], "o", color=SERIES[0], markersize=5)
+            axes.plot([rate.value], [y], "o", color=SERIES[0], markersize=5, clip_on=False)
             axes.annotate(
                 f"{rate.value:.1f}",
                 (104, y),
@@ -126,15 +126,17 @@ def by_domain(rates: dict[str, Rate]) -> Markup:
 
 
 def by_turn(rates: dict[int, Rate]) -> Markup:
-    """Joint goal accuracy over the user turn number; a band or bar for the interval."""
+    """Joint goal accuracy over the user turn number; a bar for the interval."""
     known = [(n, r) for n, r in sorted(rates.items()) if r.value is not None]
     with matplotlib.rc_context(_STYLE):
         figure, axes = _axes(4.6, 2.5)
-        band = [(n, r.low, r.high) for n, r in known if r.low is not None]
-        for n, low, high in band:
-            axes.plot([n, n], [low, high], color=SERIES[0], linewidth=2.4, alpha=0.35)
-        axes.plot([n for n, _ in known], [r.value for _, r in known], "-", color=SERIES[0])
-        axes.plot([n for n, _ in known], [r.value for _, r in known], "o", color=SERIES[0], ms=3)
+        for n, rate in known:
+            if rate.low is not None:
+                bar = [rate.low, rate.high]
+                axes.plot([n, n], bar, color=SERIES[0], linewidth=2.4, alpha=0.35)
+        xs, ys = [n for n, _ in known], [r.value for _, r in known]
+        axes.plot(xs, ys, "-", color=SERIES[0])
+        axes.plot(xs, ys, "o", color=SERIES[0], markersize=3, clip_on=False)
         axes.set_ylim(0, 102)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(axis="y", linewidth=0.6)

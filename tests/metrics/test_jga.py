@@ -337,6 +337,7 @@ def test_ontology_files(tmp_path):
     turns = (Turn("user", "x", state=s(hotel={"book_day": "monday"})),)
     made = ontology.from_dialogues([Dialogue("a", "c", "train", turns)], "train states")
     assert made == Ontology("train states", {("hotel", "day"): ("monday",)})
+    assert ontology.from_values({"hotel": {"book_day": ["monday"], "x": []}}, made.name) == made
 
 
 def test_the_snapper_takes_the_first_of_equals_and_leaves_what_it_has_no_list_for():
