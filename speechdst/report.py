@@ -229,6 +229,8 @@ def read_run(run: str | Path) -> tuple[list[dict], list[Evaluation]]:
     for folder in sorted((run / "evaluation").glob("*/")):
         if (folder / "predictions.json").exists():
             predictions = _json(folder / "predictions.json")
+            if not isinstance(predictions, dict):
+                raise BadInput("expected {dialogue id: [turns]}", file=folder / "predictions.json")
             file = folder / "scores.json"
             scores = _json(file) if file.exists() else []
             scores = scores if isinstance(scores, list) else [scores]

@@ -229,6 +229,10 @@ def test_a_run_folder(tmp_path):
     scores.write_text("{")
     with pytest.raises(BadInput, match=r"scores\.json"):
         report.read_run(run)
+    scores.write_text("[]")
+    (scores.parent / "predictions.json").write_text("[]")
+    with pytest.raises(BadInput, match=r"predictions\.json"):
+        report.read_run(run)
     (run / "metrics.jsonl").write_text('{"step": 1}\n{"stage": "asr", "step": 2}\n')
     with pytest.raises(BadInput, match="line 1"):
         report.read_run(run)
