@@ -20,7 +20,7 @@ def transformer(width, layers, heads, **kwargs):
 
 def model(width, layers, *, encoder_width, encoder_layers, connector_layers=1, lora_rank=8):
     """A from-scratch model: 25 encoder vectors/s, 12.5 soft positions/s."""
-    heads = max(2, width // 64)
+    heads = max(2, width // 32)
     return ConfigDict(dict(
         encoder=dict(transformer=transformer(encoder_width, encoder_layers, encoder_width // 32),
                      channels=80, strides=(2, 2)),
@@ -55,18 +55,22 @@ def stages(context, *, speech, text, steps, rows, positions, lr):
     words = speech + text
     return ConfigDict(dict(
         text=dict(
-            steps=steps[0], trainable=(r"^decoder/(?!.*lora)", r"^connector/(transformer|out)",
-                                       r"^text_encoder"),
+            steps=steps[0], trainable=(r"^decoder/(?!.*lora)",), weights=dict(text=1.0),
+            optimizer=optimizer(lr, 50),
+            batches=dict(text=batch("text", words, kind=context, path="tokens", rows=rows,
+                                    positions=positions))),
+        align=dict(
+            steps=steps[1], trainable=(r"^connector/(transformer|out)", r"^text_encoder"),
             weights=dict(text=1.0), optimizer=optimizer(lr, 50),
             batches=dict(text=batch("text", words, kind=context, path="words", rows=rows,
                                     positions=positions))),
         asr=dict(
-            steps=steps[1], trainable=(r"^encoder", r"^ctc_head", r"^connector"),
+            steps=steps[2], trainable=(r"^encoder", r"^ctc_head", r"^connector"),
             weights=dict(speech=1.0, ctc=1.0), optimizer=optimizer(lr, 50),
             batches=dict(speech=batch("speech", speech, kind="asr", path="speech", rows=rows,
                                       positions=positions, spec_augment=mask))),
         joint=dict(
-            steps=steps[2], trainable=(r"^connector", r"^text_encoder", r"lora"),
+            steps=steps[3], trainable=(r"^connector", r"^text_encoder", r"lora"),
             weights=dict(speech=1.0, text=0.5), optimizer=optimizer(lr / 2, 20),
             batches=dict(
                 speech=batch("speech", speech, kind=context, path="speech", rows=rows,
@@ -80,7 +84,7 @@ def get_config(preset: str = "demo") -> ConfigDict:
     c.name = f"joint_dst_{preset}"
     c.data_dir = f"data/{preset}"
     c.seed = 0
-    c.order = ("text", "asr", "joint")
+    c.order = ("text", "align", "asr", "joint")
     c.log_every, c.save_every = 10, 200
     c.mesh = dict(data=-1, fsdp=1, tensor=1)
     simulated = dict(corpus="simulated", root="", speech="espeak", voices=12,
@@ -93,16 +97,16 @@ def get_config(preset: str = "demo") -> ConfigDict:
         c.prepare = dict(simulated=simulated | dict(
             splits=dict(train=dict(dialogues=24), test=dict(dialogues=6))))
         c.model = model(64, 2, encoder_width=64, encoder_layers=1, lora_rank=4)
-        c.stages = stages("text_history", speech=("simulated",), text=(), steps=(3, 3, 3),
+        c.stages = stages("text_history", speech=("simulated",), text=(), steps=(3, 3, 3, 3),
                           rows=1, positions=1024, lr=1e-3)
         c.log_every, c.save_every = 1, 1
         c.evaluation.update(limit=2, max_new=48)
     elif preset == "demo":
         c.prepare = dict(simulated=simulated | dict(
             splits=dict(train=dict(dialogues=1200), test=dict(dialogues=60))))
-        c.model = model(192, 4, encoder_width=160, encoder_layers=4)
-        c.stages = stages("text_history", speech=("simulated",), text=(), steps=(600, 900, 400),
-                          rows=2, positions=1024, lr=2e-3)
+        c.model = model(128, 4, encoder_width=128, encoder_layers=4)
+        c.stages = stages("text_history", speech=("simulated",), text=("simulated_text",),
+                          steps=(2500, 600, 1500, 500), rows=2, positions=512, lr=2e-3)
     else:
         raise ValueError(f"joint_dst has no preset {preset!r}; there are tiny and demo")
     return c

@@ -9,20 +9,19 @@ command is given again: parameters, optimizer, random state and data position co
 
 import functools
 import json
-import sys
 import time
 from pathlib import Path
 
 import jax
 import numpy as np
-from absl import app, flags, logging
+from absl import flags
 from ml_collections import config_flags
 
 from speechdst import sharding
+from speechdst.command import run
 from speechdst.config import context_of, model_config, steps_of, write_once
 from speechdst.data import loader
 from speechdst.data.contexts import FRAMES_PER_SECOND, TreeBuilder
-from speechdst.data.dialogue import BadInput
 from speechdst.data.prepared import Prepared
 from speechdst.data.tokenizer import Tokenizer
 from speechdst.steps.joint_dst import joint_dst_train_step
@@ -91,7 +90,7 @@ def train_stage(name: str, workdir: Path, config, tokenizer, params, preemption)
     start = int(current.step)
     metrics, progress = Metrics(workdir, name, start), Progress(name, stage.steps, start)
 
-    step, since, seen, pending = start, time.monotonic(), {}, None
+    step, since, seen = start, time.monotonic(), {}
     while step < stage.steps:
         host = {key: next(it) for key, it in iterators.items()}
         for batch in host.values():
@@ -116,7 +115,6 @@ def train_stage(name: str, workdir: Path, config, tokenizer, params, preemption)
             break
     metrics.close()
     checkpoints.close()
-    del pending
     if step < stage.steps:
         print(f"  stopped at step {step}; the same command goes on from there")
         return None
@@ -125,8 +123,6 @@ def train_stage(name: str, workdir: Path, config, tokenizer, params, preemption)
 
 def main(argv):
     del argv
-    if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)  # Orbax tells of every rename
     c, workdir = _CONFIG.value, Path(_WORKDIR.value)
     workdir.mkdir(parents=True, exist_ok=True)
     write_once(workdir / "config.json", c)
@@ -158,7 +154,4 @@ def main(argv):
 
 if __name__ == "__main__":
     flags.mark_flags_as_required(["config", "workdir"])
-    try:
-        app.run(main)
-    except BadInput as error:
-        sys.exit(f"error: {error}")
+    run(main)

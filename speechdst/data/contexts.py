@@ -41,7 +41,7 @@ class Context:
     history_turns: int = 100
 
     def __post_init__(self):
-        for field, allowed in (("kind", KINDS), ("path", ("speech", "words")),
+        for field, allowed in (("kind", KINDS), ("path", ("speech", "words", "tokens")),
                                ("agent", ("speech", "text"))):
             if getattr(self, field) not in allowed:
                 raise ValueError(f"context.{field} is {getattr(self, field)!r}, "
@@ -58,7 +58,7 @@ class TreeBuilder:
 
     def utterance(self, turn: Turn) -> Utterance:
         words = np.array(self.tokenizer.words(turn.text), np.int32)
-        if self.context.path == "words":
+        if self.context.path != "speech":
             return Utterance(words=words)
         features = turn.features
         if features is None and turn.audio is not None:
@@ -69,7 +69,7 @@ class TreeBuilder:
     def usable(self, turn: Turn) -> bool:
         """Whether this user turn's answer is trained on: it is there and within the limits."""
         c = self.context
-        if c.path == "words":
+        if c.path != "speech":
             return bool(turn.text)
         if turn.features is None and turn.audio is None:
             return False
@@ -89,8 +89,11 @@ class TreeBuilder:
         ids = (self.tokenizer.words if self.context.kind == "asr" else self.tokenizer.encode)(text)
         return Tokens([self.tokenizer.bos]), Tokens([*ids, self.tokenizer.eos], loss=True)
 
-    def soft(self, utterances: list[Utterance], turn: Turn) -> Soft:
+    def said(self, utterances: list[Utterance], turn: Turn) -> Segment:
+        """A user turn, as the path gives it; what fills soft positions joins `utterances`."""
         u = self.utterance(turn)
+        if self.context.path == "tokens":
+            return Tokens(u.words)
         utterances.append(u)
         kind = "words" if u.words is not None else "speech"
         return Soft(len(utterances) - 1, self.soft_length(kind, u.size))
@@ -106,7 +109,7 @@ class TreeBuilder:
             if turn.text and self.usable(turn) and (turn.speaker == "user" or
                                                     self.context.agent == "speech"):
                 utterances: list[Utterance] = []
-                trunk = (self.soft(utterances, turn),)
+                trunk = (self.said(utterances, turn),)
                 result.append(DialogueTree(trunk, (Branch(1, self.answer(turn)),),
                                            tuple(utterances)))
         return result
@@ -120,7 +123,7 @@ class TreeBuilder:
                 role = "USER:" if turn.speaker == "user" else "AGENT:"
                 trunk.append(Tokens(self.tokenizer.encode(role)))
                 if heard(turn):
-                    trunk.append(self.soft(utterances, turn))
+                    trunk.append(self.said(utterances, turn))
                 trunk.append(Tokens(self.tokenizer.encode("\n")))
             else:
                 trunk.append(self.line(turn.speaker, turn.text))
@@ -142,7 +145,7 @@ class TreeBuilder:
         branches, utterances = [], []
         for turn in turns:
             if turn.state is not None and self.usable(turn):
-                branches.append(Branch(len(trunk), (self.soft(utterances, turn),
+                branches.append(Branch(len(trunk), (self.said(utterances, turn),
                                                     *self.answer(turn))))
             trunk.append(self.line(turn.speaker, turn.text))
         # What follows the last answer is never read.
@@ -154,7 +157,7 @@ class TreeBuilder:
         for i, turn in enumerate(turns):
             if turn.state is not None and self.usable(turn):
                 utterances: list[Utterance] = []
-                trunk = (self.soft(utterances, turn), *self.history(turns[:i]))
+                trunk = (self.said(utterances, turn), *self.history(turns[:i]))
                 result.append(DialogueTree(
                     trunk, (Branch(len(trunk), self.answer(turn)),), tuple(utterances)))
         return result
@@ -176,8 +179,9 @@ class TreeBuilder:
                         if turn.speaker == "user"]
             return DialogueTree(tuple(trunk), tuple(branches), tuple(utterances))
         utterances: list[Utterance] = []
-        soft = self.soft(utterances, turns[-1])
+        current = self.said(utterances, turns[-1])
         past = self.history(turns[:-1])
-        order = {"single": (soft, *past), "text_history": (*past, soft), "asr": (soft,)}
+        order = {"single": (current, *past), "text_history": (*past, current),
+                 "asr": (current,)}
         trunk = order[self.context.kind]
         return DialogueTree(trunk, (Branch(len(trunk), bos),), tuple(utterances))

@@ -1,0 +1,117 @@
+"""A trained model in three lines:
+
+    import speechdst
+    tracker = speechdst.load("exported/demo")
+    for turn in tracker("call.wav"): print(turn.speaker, turn.text, turn.state)
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import librosa
+import numpy as np
+import soundfile
+
+from speechdst.data import speech
+from speechdst.data.dialogue import SAMPLE_RATE, AudioRef, BadInput, Dialogue, State, Turn
+from speechdst.decoding.track import Tracker
+
+SILENCE_DB = 35.0  # a span this far below the loudest is silence
+PAUSE_SECONDS = 0.7  # a longer silence ends a turn
+
+
+@dataclasses.dataclass(frozen=True)
+class TrackedTurn:
+    """A turn as the model heard it. `state` is the dialogue state after it (None: agent turn);
+    `start` in seconds, where the turn was cut out of a recording."""
+
+    speaker: str
+    text: str
+    state: State | None
+    start: float | None = None
+
+
+class DialogueTracker:
+    """Call it with a recording or with turns; see `__call__`."""
+
+    def __init__(self, tracker: Tracker):
+        self.tracker = tracker
+
+    def __call__(self, dialogue: str | Path | Sequence[dict]) -> list[TrackedTurn]:
+        """Tracks one dialogue.
+
+        Args:
+          dialogue: a recording (two channels: the user on channel 0, the agent on channel 1; one
+            channel: only the user is heard), cut into turns at pauses; or a list of turns
+            `{"speaker": "user" | "agent", "audio": path or float samples at 16 kHz, "text": ...}`.
+            A user turn with audio is heard; one with text only goes through the text encoder,
+            and then every user turn of the dialogue must have text.
+        Raises:
+          BadInput: naming the file or turn that cannot be used.
+        """
+        if isinstance(dialogue, (str, Path)):
+            turns = turns_of(Path(dialogue))
+        else:
+            turns = [_turn(i, t) for i, t in enumerate(dialogue)]
+        if not any(t.speaker == "user" for t in turns):
+            raise BadInput("no user turn", file=dialogue if isinstance(dialogue, (str, Path)) else
+                           "", mend="give at least one turn of speaker \"user\"")
+        spoken = [t.features is not None for t in turns if t.speaker == "user"]
+        if any(spoken) and not all(spoken):
+            raise BadInput("some user turns have audio and some have text only",
+                           mend="give all of them audio, or none")
+        context = dataclasses.replace(self.tracker.context,
+                                      path="speech" if all(spoken) else "words")
+        tracker = dataclasses.replace(self.tracker, context=context, rows=1,
+                                      gold_history=not all(spoken))
+        found = {turn: prediction for _, turn, prediction, _ in tracker.track(
+            [Dialogue("dialogue", "user", "", tuple(turns))])}
+        return [TrackedTurn(t.speaker, found[i].label if i in found else t.text,
+                            found[i].slots if i in found else None, t.start)
+                for i, t in enumerate(turns)]
+
+
+def load(folder: str | Path) -> DialogueTracker:
+    """The tracker that `python -m speechdst.export` wrote to `folder`."""
+    from speechdst.export import load as load_exported
+
+    return DialogueTracker(load_exported(folder))
+
+
+def _turn(index: int, turn: dict) -> Turn:
+    if unknown := set(turn) - {"speaker", "audio", "text"}:
+        raise BadInput(f"unknown keys {sorted(unknown)}", record=f"turn {index}",
+                       mend="a turn has speaker, audio and text")
+    if turn.get("speaker") not in ("user", "agent"):
+        raise BadInput(f"speaker is {turn.get('speaker')!r}, expected user or agent",
+                       record=f"turn {index}", field="speaker")
+    audio, features = turn.get("audio"), None
+    if isinstance(audio, (str, Path)):
+        audio = speech.load(AudioRef(str(audio)))
+    if audio is not None:
+        features = speech.log_mel(np.asarray(audio, np.float32))
+    elif not turn.get("text"):
+        raise BadInput("the turn has neither audio nor text", record=f"turn {index}")
+    return Turn(turn["speaker"], turn.get("text", ""), features=features)
+
+
+def turns_of(path: Path) -> list[Turn]:
+    """The turns of a recording, by time: spans of speech on each channel, joined over pauses."""
+    try:
+        channels = soundfile.info(str(path)).channels
+    except soundfile.LibsndfileError as error:
+        raise BadInput(f"not a readable recording ({error})", file=path) from error
+    turns = []
+    for channel, speaker in zip(range(min(channels, 2)), ("user", "agent"), strict=False):
+        samples = speech.load(AudioRef(str(path), channel=channel if channels > 1 else None))
+        spans = librosa.effects.split(samples, top_db=SILENCE_DB)
+        joined: list[list[int]] = []
+        for start, end in spans.tolist():
+            if joined and start - joined[-1][1] < PAUSE_SECONDS * SAMPLE_RATE:
+                joined[-1][1] = end
+            else:
+                joined.append([start, end])
+        turns += [Turn(speaker, "", features=speech.log_mel(samples[a:b]), start=a / SAMPLE_RATE)
+                  for a, b in joined]
+    return sorted(turns, key=lambda t: t.start)

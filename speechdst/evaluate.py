@@ -1,0 +1,110 @@
+"""Evaluate a run: decode its evaluation split, score it, write predictions and scores.
+
+    python -m speechdst.evaluate --config=configs/joint_dst.py:demo --workdir=runs/demo
+
+Prints joint goal accuracy with intervals beside two reference points: a tracker that always says
+"empty", and the text oracle, the same model with the gold transcripts given to its text path.
+Writes WORKDIR/evaluation/{speech,text_oracle,empty}/{predictions,scores}.json; predictions are in
+the field scorer's format.
+"""
+
+import dataclasses
+import json
+import os
+import time
+from pathlib import Path
+
+import jax
+from absl import flags
+from ml_collections import config_flags
+from rich.console import Console
+from rich.table import Table
+
+from speechdst.command import run
+from speechdst.config import context_of, model_config
+from speechdst.data.prepared import Prepared
+from speechdst.data.tokenizer import Tokenizer
+from speechdst.decoding.track import Tracker
+from speechdst.metrics import jga, ontology, scores
+from speechdst.training import state
+from speechdst.training.checkpoint import load_params
+
+
+def predictions(tracker: Tracker, dialogues) -> dict:
+    """{dialogue id: [{active_domains, state, label, text, readable}, one per user turn]}, for the
+    user turns that are annotated."""
+    made: dict = {d.id: {} for d in dialogues}
+    for index, turn, prediction, text in tracker.track(dialogues):
+        made[dialogues[index].id][turn] = {
+            "active_domains": prediction.domains, "state": prediction.slots,
+            "label": prediction.label, "text": text, "readable": prediction.readable}
+    return {d.id: [made[d.id][i] for i, _ in d.user_turns()] for d in dialogues}
+
+
+def write(folder: Path, predicted: dict, scored: list[scores.Scores]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in (("predictions.json", json.dumps(predicted, indent=1)),
+                       ("scores.json", json.dumps([json.loads(s.to_json()) for s in scored]))):
+        aside = folder / f"{name}.tmp"
+        aside.write_text(text + "\n")
+        os.replace(aside, folder / name)
+
+
+def summary(rows: dict[str, scores.Scores]) -> Table:
+    table = Table(title="joint goal accuracy, % (95 % interval over dialogues)",
+                  title_justify="left")
+    for column in ("", "JGA", "slot F1", "slot error rate", "WER"):
+        table.add_column(column, justify="left" if not column else "right", no_wrap=True)
+    for name, s in rows.items():
+        wer = (s.word_errors or {}).get("rate")
+        table.add_row(name, str(s.joint_goal_accuracy), scores.number(s.slots.f1),
+                      scores.number(s.slots.error_rate), scores.number(wer))
+    return table
+
+
+def main(argv):
+    del argv
+    c, workdir = _CONFIG.value, Path(_WORKDIR.value)
+    tokenizer = Tokenizer.load(Path(c.data_dir) / "tokenizer.model")
+    model = model_config(c.model, tokenizer.size)
+    _, shapes = state.abstract(model)
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    template = {p: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device)
+                for p, x in shapes.items()}
+    params = load_params(workdir / (_STAGE.value or c.order[-1]), template)
+    e = c.evaluation
+    data = Prepared(Path(c.data_dir) / e.data)
+    source = data.dialogues(e.split)
+    dialogues = [source[i] for i in range(min(len(source), e.limit or len(source)))]
+    tracker = Tracker(params, model, tokenizer, context_of(e.context), e.beam, e.max_new, e.rows)
+    gold = jga.references(dialogues)
+    values = ontology.from_values(data.ontology(None), "all splits of the prepared data")
+    arms = {"speech": tracker}
+    if _ORACLE.value:
+        oracle = dataclasses.replace(tracker.context, path="words")
+        arms["text_oracle"] = dataclasses.replace(tracker, context=oracle, gold_history=True)
+    shown, console = {}, Console()
+    for name, arm in arms.items():
+        began = time.monotonic()
+        predicted = predictions(arm, dialogues)
+        scored = [jga.score(gold, predicted, mode, ontology=None if mode == "exact" else values,
+                            schema=data.schema) for mode in ("exact", "fuzzy", "field")]
+        write(workdir / "evaluation" / name, predicted, scored)
+        shown[{"speech": "this model, from speech", "text_oracle": "text oracle"}[name]] = scored[0]
+        print(f"{name}: {len(dialogues)} dialogues in {time.monotonic() - began:.0f} s", flush=True)
+        for table in scores.table(*scored, title=name) if name == "speech" else ():
+            console.print(table)
+    empty = jga.always_empty(gold)
+    shown["always empty"] = jga.score(gold, empty)
+    write(workdir / "evaluation" / "empty", empty, [shown["always empty"]])
+    console.print(summary(shown))
+    print(f"predictions and scores: {workdir / 'evaluation'}")
+
+
+if __name__ == "__main__":
+    _CONFIG = config_flags.DEFINE_config_file(
+        "config", None, "The recipe the run was trained with.", lock_config=True)
+    _WORKDIR = flags.DEFINE_string("workdir", None, "The run.", required=True)
+    _STAGE = flags.DEFINE_string("stage", "", "The stage to evaluate; empty: the last.")
+    _ORACLE = flags.DEFINE_bool("oracle", True, "Also score the text oracle.")
+    run(main)

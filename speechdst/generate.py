@@ -1,0 +1,50 @@
+"""Track a dialogue from a recording with an exported model and print it turn by turn.
+
+    python -m speechdst.generate --model=exported/demo --audio=call.wav
+
+Two channels: the user is on channel 0, the agent on channel 1. With --turns, a JSON file with a
+list of turns {"speaker", "audio", "text"} is tracked instead; --json prints JSON lines.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+
+from absl import flags
+
+from speechdst.api import load
+from speechdst.command import run
+from speechdst.data.dialogue import BadInput
+
+
+def main(argv):
+    del argv
+    if bool(_AUDIO.value) == bool(_TURNS.value):
+        raise BadInput("give one of --audio and --turns")
+    if _TURNS.value:
+        file = Path(_TURNS.value)
+        try:
+            dialogue = json.loads(file.read_text())
+        except (ValueError, OSError) as error:
+            raise BadInput(f"no list of turns ({error})", file=file) from error
+        dialogue = [t | ({"audio": str(file.parent / t["audio"])} if "audio" in t else {})
+                    for t in dialogue]
+    else:
+        dialogue = _AUDIO.value
+    for turn in load(_MODEL.value)(dialogue):
+        if _JSON.value:
+            print(json.dumps(dataclasses.asdict(turn)))
+            continue
+        at = "" if turn.start is None else f"{turn.start:7.2f} s  "
+        print(f"{at}{turn.speaker}: {turn.text}")
+        if turn.state is not None:
+            slots = [f"{d}-{s}={v}" for d, v in turn.state.items() for s, v in v.items()]
+            print(" " * len(at) + "  state: " + ("; ".join(slots) or "(empty)"))
+
+
+if __name__ == "__main__":
+    _MODEL = flags.DEFINE_string("model", None, "The exported folder.", required=True)
+    _AUDIO = flags.DEFINE_string("audio", "", "The recording.")
+    _TURNS = flags.DEFINE_string("turns", "", "A JSON file with a list of turns.")
+    _JSON = flags.DEFINE_bool("json", False, "Print JSON lines.")
+    run(main)
