@@ -1,0 +1,40 @@
+# Two commands do all the set-up on a machine with Python 3.11 or newer and make:
+#   make demo   prepare, train, evaluate, report and export the embedded default
+#   make test   the whole test suite        make smoke   every recipe, tiny
+# PYTHON=python3.12 takes another interpreter; it gets an environment of its own.
+
+PYTHON ?= python3
+VENV ?= .venv$(if $(filter python3,$(PYTHON)),,-$(notdir $(PYTHON)))
+RUN := $(VENV)/bin/python
+JOBS ?= 2
+DEMO ?= runs/demo
+
+.PHONY: demo test smoke lint lock clean
+
+$(VENV)/.installed: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is older than 3.11; give a newer one: make PYTHON=python3.12"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install -q --disable-pip-version-check -r requirements.txt
+	touch $@
+
+demo: $(VENV)/.installed
+	PYTHON=$(RUN) sh launch/demo.sh $(DEMO)
+
+test: $(VENV)/.installed
+	$(RUN) -m ruff check .
+	JAX_PLATFORMS=cpu $(RUN) -m pytest -n $(JOBS) --dist loadfile
+
+smoke: $(VENV)/.installed
+	PYTHON=$(RUN) sh launch/smoke.sh
+
+lint: $(VENV)/.installed
+	$(RUN) -m ruff check .
+
+# Needs uv (pip install uv). One file for all versions; it must hold no index addresses.
+lock:
+	uv pip compile --universal --python-version 3.11 --extra test --no-annotate --no-header -q \
+	  --upgrade pyproject.toml -o requirements.txt
+
+clean:
+	rm -rf runs data exported .pytest_cache .hypothesis .ruff_cache
