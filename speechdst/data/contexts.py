@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from speechdst.data import speech
-from speechdst.data.dialogue import Dialogue, Turn
+from speechdst.data.dialogue import BadInput, Dialogue, Turn
 from speechdst.data.tokenizer import Tokenizer
 from speechdst.data.tree import Branch, DialogueTree, Segment, Soft, Tokens, Utterance
 from speechdst.decoding.parse import target
@@ -64,6 +64,9 @@ class TreeBuilder:
         if features is None and turn.audio is not None:
             features = (speech.log_mel(speech.decode(turn.audio)) if self.features else
                         np.zeros((turn.audio.samples * FRAMES_PER_SECOND // 16_000, 1)))
+        if features is None:
+            raise BadInput(f"there is no speech of the turn {turn.text!r}", field="turns.audio",
+                           mend="prepare the corpus with its audio, or use a text path")
         return Utterance(features=features, transcript=words)
 
     def usable(self, turn: Turn) -> bool:
@@ -141,16 +144,24 @@ class TreeBuilder:
         return [DialogueTree(tuple(trunk), tuple(branches), tuple(utterances))]
 
     def text_history(self, turns: Sequence[Turn]) -> list[DialogueTree]:
+        """One tree; only answers whose history is cut by `history_turns` get a tree each, since
+        what they read is no prefix of a common trunk."""
         trunk: list[Segment] = [Tokens([self.tokenizer.bos])]
-        branches, utterances = [], []
-        for turn in turns:
+        branches, utterances, apart = [], [], []
+        for i, turn in enumerate(turns):
             if turn.state is not None and self.usable(turn):
-                branches.append(Branch(len(trunk), (self.said(utterances, turn),
-                                                    *self.answer(turn))))
+                if i <= self.context.history_turns:
+                    branches.append(Branch(len(trunk), (self.said(utterances, turn),
+                                                        *self.answer(turn))))
+                else:
+                    own: list[Utterance] = []
+                    past, current = self.history(turns[:i]), self.said(own, turn)
+                    apart.append(DialogueTree(tuple(past), (
+                        Branch(len(past), (current, *self.answer(turn))),), tuple(own)))
             trunk.append(self.line(turn.speaker, turn.text))
         # What follows the last answer is never read.
         last = branches[-1].after if branches else 0
-        return [DialogueTree(tuple(trunk[:last]), tuple(branches), tuple(utterances))]
+        return [DialogueTree(tuple(trunk[:last]), tuple(branches), tuple(utterances)), *apart]
 
     def single(self, turns: Sequence[Turn]) -> list[DialogueTree]:
         result = []
@@ -163,7 +174,8 @@ class TreeBuilder:
         return result
 
     def history(self, turns: Sequence[Turn]) -> list[Tokens]:
-        lines = [self.line(t.speaker, t.text) for t in turns[-self.context.history_turns :]]
+        kept = turns[max(len(turns) - self.context.history_turns, 0) :]
+        lines = [self.line(t.speaker, t.text) for t in kept]
         return [Tokens([self.tokenizer.bos]), *lines]
 
     def prompt(self, turns: Sequence[Turn]) -> DialogueTree:
