@@ -34,7 +34,9 @@ class ConnectorConfig:
     stack: int = 0
 
     def length(self, vectors: int) -> int:
-        """Soft positions for `vectors` speech encoder outputs."""
+        """Soft positions for `vectors` speech encoder outputs; none for none."""
+        if not vectors:
+            return 0
         if self.stack:
             return -(-vectors // self.stack)
         for stride in self.strides:
