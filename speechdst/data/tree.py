@@ -124,8 +124,9 @@ def layout(tree: DialogueTree) -> Layout:
     for i, b in enumerate(tree.branches):
         fork = int(forks[b.after])
         t, u, o, w = _flat(b.segments)
-        columns.append(_columns(t, u, o, w, len(t) - 1, start=place, at=fork, fork=fork, branch=i))
-        place += len(t) - 1
+        n = max(len(t) - 1, 0)
+        columns.append(_columns(t, u, o, w, n, start=place, at=fork, fork=fork, branch=i))
+        place += n
     return Layout(*(np.concatenate(c) for c in zip(*columns, strict=True)))
 
 
