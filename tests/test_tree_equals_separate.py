@@ -9,17 +9,25 @@ from hypothesis import strategies as st
 
 from speechdst.data.contexts import TreeBuilder
 
-CASES = [("spoken_history", "speech"), ("text_history", "speech"), ("single", "speech"),
-         ("asr", "speech"), ("spoken_history", "words"), ("text_history", "words"),
-         ("single", "words")]
+CASES = [
+    ("spoken_history", "speech"),
+    ("text_history", "speech"),
+    ("single", "speech"),
+    ("asr", "speech"),
+    ("spoken_history", "words"),
+    ("text_history", "words"),
+    ("single", "words"),
+]
 
 
 def trained(trees, path, ctc):
     """Sums of the losses, their weight, and gradients of one row of trees."""
     tables = ((5, 8), (6, 24)) if path == "words" else ((8, 64),)
     (total, pairs), grads = tiny.gradient(tiny.config())(
-        tiny.parameters(tiny.config()), tiny.row(trees, tiny.shape(path, tables=tables)),
-        0.5 if ctc else 0.0)
+        tiny.parameters(tiny.config()),
+        tiny.row(trees, tiny.shape(path, tables=tables)),
+        0.5 if ctc else 0.0,
+    )
     return np.array([total, *pairs["loss"], *(pairs["ctc"] if ctc else ())]), grads
 
 

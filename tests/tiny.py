@@ -19,8 +19,14 @@ CHANNELS = 8
 # Compilation is most of these tests' time, and their programs run for milliseconds.
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 SCHEMA = {"hotel": ["area", "stars"], "taxi": ["departure", "leave at"]}
-USER = ("i want a cheap hotel in the north", "four stars please", "and a taxi from the museum",
-        "leave at nine", "no, the south", "yes that is all")
+USER = (
+    "i want a cheap hotel in the north",
+    "four stars please",
+    "and a taxi from the museum",
+    "leave at nine",
+    "no, the south",
+    "yes that is all",
+)
 AGENT = ("which area do you like", "how many stars", "booked, anything else", "when will you leave")
 VALUES = ("north", "south", "four", "nine", "the museum", "cambridge")
 
@@ -29,11 +35,13 @@ VALUES = ("north", "south", "four", "nine", "the museum", "cambridge")
 def tokenizer() -> tokenizers.Tokenizer:
     texts = [*USER, *AGENT, *VALUES] * 3
     return tokenizers.Tokenizer(
-        tokenizers.train(texts, tokenizers.target_symbols(SCHEMA), size=400))
+        tokenizers.train(texts, tokenizers.target_symbols(SCHEMA), size=400)
+    )
 
 
-def dialogue(rng: np.random.Generator, users: int = 3, frames: tuple[int, int] = (4, 60),
-             name: str = "d0") -> Dialogue:
+def dialogue(
+    rng: np.random.Generator, users: int = 3, frames: tuple[int, int] = (4, 60), name: str = "d0"
+) -> Dialogue:
     """`users` user turns with random features and growing states, agent turns between them."""
     turns, state_now = [], {}
     for i in range(users):
@@ -51,42 +59,70 @@ def dialogue(rng: np.random.Generator, users: int = 3, frames: tuple[int, int] =
 
 
 @functools.cache
-def config(stack: int = 0, ctc: bool = True, mask_rate: float = 0.0, layers: int = 2,
-           lora_rank: int = 2):
+def config(
+    stack: int = 0, ctc: bool = True, mask_rate: float = 0.0, layers: int = 2, lora_rank: int = 2
+):
     """A `DialogueLMConfig` of width 32; `stack` > 0: frame stacking instead of convolutions."""
     tower = dict(width=32, layers=1, heads=2)
-    return model_config(dict(
-        encoder=dict(transformer=tower, channels=CHANNELS, strides=[2, 1]),
-        connector=dict(transformer=tower, inputs=32, outputs=32, strides=[2, 1], taps=3,
-                       stack=stack),
-        text_encoder=dict(transformer=tower, vocabulary=0, outputs=32, mask_rate=mask_rate),
-        decoder=dict(transformer=dict(width=32, layers=layers, heads=4, kv_heads=2, mlp_width=48,
-                                      gated=True, rms=True, bias=False, rope_theta=10_000.0,
-                                      lora_rank=lora_rank, lora_alpha=2.0),
-                     vocabulary=0),
-        ctc=ctc), tokenizer().size)
+    return model_config(
+        dict(
+            encoder=dict(transformer=tower, channels=CHANNELS, strides=[2, 1]),
+            connector=dict(
+                transformer=tower, inputs=32, outputs=32, strides=[2, 1], taps=3, stack=stack
+            ),
+            text_encoder=dict(transformer=tower, vocabulary=0, outputs=32, mask_rate=mask_rate),
+            decoder=dict(
+                transformer=dict(
+                    width=32,
+                    layers=layers,
+                    heads=4,
+                    kv_heads=2,
+                    mlp_width=48,
+                    gated=True,
+                    rms=True,
+                    bias=False,
+                    rope_theta=10_000.0,
+                    lora_rank=lora_rank,
+                    lora_alpha=2.0,
+                ),
+                vocabulary=0,
+            ),
+            ctc=ctc,
+        ),
+        tokenizer().size,
+    )
 
 
 @functools.cache
 def parameters(model) -> state.Params:
     """Freshly drawn, then moved off the special values (zeros, ones) that hide mistakes."""
     rng = np.random.default_rng(5)
-    return {path: v + 0.1 * rng.standard_normal(v.shape).astype(np.float32)
-            for path, v in state.create(model, seed=0).items()}
+    return {
+        path: v + 0.1 * rng.standard_normal(v.shape).astype(np.float32)
+        for path, v in state.create(model, seed=0).items()
+    }
 
 
 def builder(kind: str, path: str = "speech", model=None, **context) -> TreeBuilder:
-    return TreeBuilder(Context(kind, path, **context), tokenizer(),
-                       (model or config()).soft_length)
+    return TreeBuilder(Context(kind, path, **context), tokenizer(), (model or config()).soft_length)
 
 
-def shape(path: str = "speech", model=None, positions: int = 512, block: int = 64,
-          tables: tuple[tuple[int, int], ...] = ((8, 64),)) -> RowShape:
+def shape(
+    path: str = "speech",
+    model=None,
+    positions: int = 512,
+    block: int = 64,
+    tables: tuple[tuple[int, int], ...] = ((8, 64),),
+) -> RowShape:
     """The closed row shape of the tests; `tables` are (utterances, their largest size)."""
     soft = (model or config()).soft_length
     kind, transcript = ("words", 0) if path == "words" else ("speech", 16)
-    return RowShape(positions, tuple(Table(kind, n, size, soft(kind, size), transcript)
-                                     for n, size in tables), block, CHANNELS)
+    return RowShape(
+        positions,
+        tuple(Table(kind, n, size, soft(kind, size), transcript) for n, size in tables),
+        block,
+        CHANNELS,
+    )
 
 
 def row(trees, row_shape: RowShape) -> Batch:
@@ -109,18 +145,22 @@ def alone(tree: DialogueTree) -> list[DialogueTree]:
             return tuple(made)
 
         trunk, answer = own(trunk), own(b.segments)
-        result.append(DialogueTree(trunk, (Branch(b.after, answer),),
-                                   tuple(tree.utterances[u] for u in used)))
+        result.append(
+            DialogueTree(trunk, (Branch(b.after, answer),), tuple(tree.utterances[u] for u in used))
+        )
     return result
 
 
 def silent(tree: DialogueTree) -> DialogueTree:
     """The same tree with nothing to learn: no targets, no transcripts."""
     mute = lambda segments: tuple(
-        dataclasses.replace(s, loss=False) if isinstance(s, Tokens) else s for s in segments)
+        dataclasses.replace(s, loss=False) if isinstance(s, Tokens) else s for s in segments
+    )
     return DialogueTree(
-        mute(tree.trunk), tuple(Branch(b.after, mute(b.segments)) for b in tree.branches),
-        tuple(dataclasses.replace(u, transcript=np.zeros(0, np.int32)) for u in tree.utterances))
+        mute(tree.trunk),
+        tuple(Branch(b.after, mute(b.segments)) for b in tree.branches),
+        tuple(dataclasses.replace(u, transcript=np.zeros(0, np.int32)) for u in tree.utterances),
+    )
 
 
 @functools.cache
@@ -129,8 +169,12 @@ def gradient(model):
     graph, _ = state.abstract(model)
 
     def objective(params, batch, share):
-        pairs = losses(state.model_of(graph, params), {"batch": batch},
-                       {"batch": "loss", "ctc": "ctc"}, jax.random.key(0))
+        pairs = losses(
+            state.model_of(graph, params),
+            {"batch": batch},
+            {"batch": "loss", "ctc": "ctc"},
+            jax.random.key(0),
+        )
         return pairs["loss"][0] + share * pairs.get("ctc", (0.0,))[0], pairs
 
     return jax.jit(jax.value_and_grad(objective, has_aux=True), compiler_options=QUICK)
