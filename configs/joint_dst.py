@@ -87,26 +87,34 @@ def get_config(preset: str = "demo") -> ConfigDict:
     c.order = ("text", "align", "asr", "joint")
     c.log_every, c.save_every = 10, 200
     c.mesh = dict(data=-1, fsdp=1, tensor=1)
-    simulated = dict(corpus="simulated", root="", speech="espeak", voices=12,
-                     held_out_voices=("test",), agent_speech=False, augment={},
-                     features="log_mel", keep_audio=True, seed=0, limit=0)
-    c.tokenizer = dict(size=640, train_on=("simulated",), path="")
+    # Single- and some two-domain dialogues of three domains, spoken by twelve voices; the test
+    # split is spoken by others. Four times as many dialogues are text only.
+    easy = dict(domains=("restaurant", "hotel", "taxi"), domain_counts=(0.8, 0.2), turns=(2, 5),
+                same=0.0, repair=0.0, proposal=0.15, confirm=0.1)
+    spoken = dict(corpus="simulated", root="", speech="espeak", voices=12,
+                  held_out_voices=("test",), agent_speech=False, augment={}, features="log_mel",
+                  keep_audio=True, seed=0, limit=0)
+    silent = spoken | dict(speech="none", features="none", held_out_voices=())
+    c.tokenizer = dict(size=640, train_on=("simulated", "simulated_text"), path="")
     c.evaluation = dict(data="simulated", split="test", rows=8, limit=0, beam=1, max_new=160,
                         context=dict(kind="text_history", path="speech", agent="text"))
+    dialogues = dict(tiny=(24, 6, 24), demo=(1200, 60, 5000)).get(preset)
+    if dialogues is None:
+        raise ValueError(f"joint_dst has no preset {preset!r}; there are tiny and demo")
+    train, test, text = dialogues
+    c.prepare = dict(
+        simulated=spoken | dict(splits=dict(train=dict(dialogues=train, **easy),
+                                            test=dict(dialogues=test, **easy))),
+        simulated_text=silent | dict(splits=dict(train=dict(dialogues=text, seed=7, **easy))))
+    names = dict(speech=("simulated",), text=("simulated_text",))
     if preset == "tiny":
-        c.prepare = dict(simulated=simulated | dict(
-            splits=dict(train=dict(dialogues=24), test=dict(dialogues=6))))
         c.model = model(64, 2, encoder_width=64, encoder_layers=1, lora_rank=4)
-        c.stages = stages("text_history", speech=("simulated",), text=(), steps=(3, 3, 3, 3),
-                          rows=1, positions=1024, lr=1e-3)
+        c.stages = stages("text_history", **names, steps=(3, 3, 3, 3), rows=1, positions=512,
+                          lr=1e-3)
         c.log_every, c.save_every = 1, 1
         c.evaluation.update(limit=2, max_new=48)
-    elif preset == "demo":
-        c.prepare = dict(simulated=simulated | dict(
-            splits=dict(train=dict(dialogues=1200), test=dict(dialogues=60))))
-        c.model = model(128, 4, encoder_width=128, encoder_layers=4)
-        c.stages = stages("text_history", speech=("simulated",), text=("simulated_text",),
-                          steps=(2500, 600, 1500, 500), rows=2, positions=512, lr=2e-3)
     else:
-        raise ValueError(f"joint_dst has no preset {preset!r}; there are tiny and demo")
+        c.model = model(128, 4, encoder_width=128, encoder_layers=4)
+        c.stages = stages("text_history", **names, steps=(2500, 600, 1500, 500), rows=2,
+                          positions=512, lr=2e-3)
     return c

@@ -90,17 +90,19 @@ def train_stage(name: str, workdir: Path, config, tokenizer, params, preemption)
     start = int(current.step)
     metrics, progress = Metrics(workdir, name, start), Progress(name, stage.steps, start)
 
-    step, since, seen = start, time.monotonic(), {}
+    step, since, seen, recent = start, time.monotonic(), {}, []
     while step < stage.steps:
         host = {key: next(it) for key, it in iterators.items()}
         for batch in host.values():
             for key, value in loader.count(batch).items():
                 seen[key] = seen.get(key, 0) + value
         current, values = step_fn(current, sharding.put(host, mesh))
+        recent.append(values)
         step += 1
         stop = preemption.requested or (_STOP_AFTER.value and step - start >= _STOP_AFTER.value)
         if step % c.log_every == 0 or step == stage.steps or stop:
-            logged = {key: float(v) for key, v in jax.device_get(values).items()}
+            fetched = jax.device_get(recent)
+            logged = {key: float(np.mean([v[key] for v in fetched])) for key in fetched[0]}
             check_finite(logged, step)
             seconds = time.monotonic() - since
             rates = {"dialogues/s": seen["trees"] / seconds,
@@ -108,7 +110,7 @@ def train_stage(name: str, workdir: Path, config, tokenizer, params, preemption)
             metrics.write(step, logged | rates)
             shown = {key: logged[key] for key in ("loss", *stage.weights, "lr")}
             progress.show(step, shown | rates, final=step == stage.steps)
-            since, seen = time.monotonic(), {}
+            since, seen, recent = time.monotonic(), {}, []
         if step % c.save_every == 0 or step == stage.steps or stop:
             checkpoints.save(step, current, iterators, wait=step == stage.steps or stop)
         if stop and step < stage.steps:

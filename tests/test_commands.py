@@ -1,0 +1,198 @@
+"""The commands as a user runs them: prepare, train, kill, resume, evaluate, export, generate."""
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+ROOT = Path(__file__).parents[1]
+CONFIG = "configs/joint_dst.py:tiny"
+SMALL = ("--config.prepare.simulated.splits.train.dialogues=8",
+         "--config.prepare.simulated.splits.test.dialogues=2",
+         "--config.prepare.simulated_text.splits.train.dialogues=8")
+
+
+def command(name, *arguments, folder: Path, config=True, check=True):
+    """Runs `python -m speechdst.<name>`; what one compiles, the next finds in the cache."""
+    result = subprocess.run(_line(name, arguments, folder, config), cwd=ROOT, text=True,
+                            env=_environment(folder), capture_output=True, timeout=200)
+    if check:
+        assert result.returncode == 0, result.stdout + result.stderr
+    return result
+
+
+def _line(name, arguments, folder, config):
+    line = [sys.executable, "-m", f"speechdst.{name}"]
+    if config:
+        line += [f"--config={CONFIG}", f"--config.data_dir={folder}/data"]
+    return [*line, *arguments]
+
+
+def _environment(folder):
+    return os.environ | {"JAX_PLATFORMS": "cpu", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+                         "JAX_COMPILATION_CACHE_DIR": f"{folder}/compiled"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A prepared data set and a run that went through all stages without a break."""
+    folder = tmp_path_factory.mktemp("commands")
+    command("prepare", *SMALL, folder=folder)
+    command("train", f"--workdir={folder}/run", folder=folder)
+    return folder
+
+
+def parameters(stage: Path) -> dict:
+    """The arrays of a stage's latest checkpoint, as stored."""
+    import orbax.checkpoint as ocp
+
+    step = max((p for p in (stage / "steps").iterdir() if p.name.isdigit()),
+               key=lambda p: int(p.name))
+    with ocp.StandardCheckpointer() as reader:
+        return {k: np.asarray(v) for k, v in reader.restore((step / "params").absolute()).items()}
+
+
+def same(a: dict, b: dict) -> bool:
+    return a.keys() == b.keys() and all(np.array_equal(a[k], b[k]) for k in a)
+
+
+# One stage over speech and text with dropout-like masking, saved at every step.
+STAGE = ("--config.order=('joint',)", "--config.stages.joint.steps=14")
+
+
+def test_killed_at_any_moment_the_run_ends_bitwise_the_same(folder):
+    command("train", *STAGE, f"--workdir={folder}/whole", folder=folder)
+    whole = parameters(folder / "whole/joint")
+    seed = random.randrange(10_000)
+    print("seed of the kill moments:", seed)
+    moments = random.Random(seed)
+    killed = 0
+    for _ in range(3):
+        process = subprocess.Popen(
+            _line("train", (*STAGE, f"--workdir={folder}/killed"), folder, True), cwd=ROOT,
+            env=_environment(folder), stdout=subprocess.PIPE, text=True)
+        # From the first step on: before it there is nothing to lose.
+        for line in process.stdout:
+            if line.startswith("joint"):
+                break
+        time.sleep(moments.uniform(0, 0.8))
+        killed += process.poll() is None
+        process.kill()
+        process.wait()
+    assert killed, "the run was over before it was killed: make it longer"
+    command("train", *STAGE, f"--workdir={folder}/killed", folder=folder)
+    assert same(whole, parameters(folder / "killed/joint"))
+    steps = [json.loads(line)["step"] for line in
+             (folder / "killed/metrics.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, 15))
+
+
+def test_sigterm_saves_and_leaves_cleanly(folder):
+    process = subprocess.Popen(
+        _line("train", (*STAGE, f"--workdir={folder}/term"), folder, True), cwd=ROOT,
+        env=_environment(folder), stdout=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if line.startswith("joint"):
+            break
+    process.send_signal(signal.SIGTERM)
+    rest = process.stdout.read()
+    assert process.wait(60) == 0
+    found = re.search(r"stopped at step (\d+)", rest)
+    assert found, rest
+    assert (folder / f"term/joint/steps/{found[1]}").is_dir()
+
+
+def test_evaluate_export_generate(folder):
+    out = command("evaluate", f"--workdir={folder}/run", folder=folder).stdout
+    assert "always empty" in out and "text oracle" in out
+    predicted = json.loads((folder / "run/evaluation/speech/predictions.json").read_text())
+    assert len(predicted) == 2 and all("state" in t for turns in predicted.values() for t in turns)
+    command("export", f"--workdir={folder}/run", f"--out={folder}/merged", folder=folder)
+    command("export", f"--workdir={folder}/run", f"--out={folder}/apart", "--nomerge",
+            folder=folder)
+    assert not any("lora" in name for name in load_file(folder / "merged/model.safetensors"))
+    assert any("lora" in name for name in load_file(folder / "apart/model.safetensors"))
+    turns = ("--turns=launch/smoke_turns.json", "--json")
+    lines = [command("generate", f"--model={folder}/{kind}", *turns, folder=folder,
+                     config=False).stdout.splitlines()[-3:] for kind in ("merged", "apart")]
+    assert lines[0] == lines[1]
+    assert [json.loads(line)["speaker"] for line in lines[0]] == ["user", "agent", "user"]
+
+
+def test_generate_from_a_recording(folder, tmp_path):
+    import soundfile
+
+    from speechdst.data import tts
+
+    command("export", f"--workdir={folder}/run", f"--out={tmp_path}/model", folder=folder)
+    said = [tts.espeak(text) for text in ("i need a cheap hotel", "on monday please")]
+    pause = np.zeros(16_000, np.int16)
+    user = np.concatenate([said[0], pause, np.zeros(8_000, np.int16), pause, said[1]])
+    agent = np.zeros_like(user)
+    agent[len(said[0]) + 16_000 :][:4_000] = (3_000 * np.sin(np.arange(4_000) / 9)).astype(np.int16)
+    soundfile.write(tmp_path / "call.wav", np.stack([user, agent], 1), 16_000)
+    out = command("generate", f"--model={tmp_path}/model", f"--audio={tmp_path}/call.wav", "--json",
+                  folder=folder, config=False).stdout
+    turns = [json.loads(line) for line in out.splitlines()]
+    assert [t["speaker"] for t in turns] == ["user", "agent", "user"]
+    assert turns[0]["start"] < turns[1]["start"] < turns[2]["start"]
+
+
+def refused(name, *arguments, folder, config=True) -> str:
+    result = command(name, *arguments, folder=folder, config=config, check=False)
+    assert result.returncode not in (0, None)
+    assert "Traceback" not in result.stderr, result.stderr
+    return result.stderr
+
+
+def test_a_typo_in_an_override_is_named(folder):
+    message = refused("train", "--config.stages.joint.stepz=1", f"--workdir={folder}/x",
+                      folder=folder)
+    assert "stepz" in message and "steps" in message
+
+
+def test_a_checkpoint_of_another_config_is_refused(folder):
+    message = refused("train", "--config.model.decoder.transformer.width=32",
+                      "--config.model.connector.outputs=32", f"--workdir={folder}/run",
+                      "--config.stages.joint.steps=4", folder=folder)
+    assert str(folder / "run") in message and len(message.strip().splitlines()) == 1
+
+
+def test_a_vocabulary_that_does_not_match_is_refused(folder, tmp_path):
+    command("export", f"--workdir={folder}/run", f"--out={tmp_path}/model", folder=folder)
+    other = folder.parent / "other_tokenizer.model"
+    from speechdst.data import tokenizer
+
+    other.write_bytes(tokenizer.train(["quite other words in here"] * 20, ["USER:"], 300))
+    shutil.copy(other, tmp_path / "model/tokenizer.model")
+    message = refused("generate", f"--model={tmp_path}/model", "--turns=launch/smoke_turns.json",
+                      folder=folder, config=False)
+    assert "tokenizer.model" in message and "vocabulary" in message
+
+
+def test_missing_and_misshapen_tensors_are_listed(folder, tmp_path):
+    command("export", f"--workdir={folder}/run", f"--out={tmp_path}/model", folder=folder)
+    file = tmp_path / "model/model.safetensors"
+    tensors = load_file(file)
+    del tensors["decoder/embedding"]
+    tensors["connector/out/bias"] = tensors["connector/out/bias"][:-1]
+    save_file(tensors, file)
+    message = refused("generate", f"--model={tmp_path}/model", "--turns=launch/smoke_turns.json",
+                      folder=folder, config=False)
+    assert "decoder/embedding missing" in message and "connector/out/bias" in message
+
+
+@pytest.mark.parametrize("name", ["prepare", "train", "evaluate", "export", "generate", "report"])
+def test_every_command_explains_itself(name, tmp_path):
+    result = command(name, "--help", folder=tmp_path, config=False, check=False)
+    assert f"python -m speechdst.{name}" in result.stdout
