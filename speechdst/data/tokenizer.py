@@ -9,6 +9,8 @@ import sentencepiece
 
 from speechdst.data.dialogue import BadInput
 
+SPACE = "\u2581"  # how SentencePiece writes a space within its pieces
+
 
 class Tokenizer:
     """A SentencePiece model. `bos`, `eos` are token ids; `fingerprint` identifies the model."""
@@ -22,11 +24,15 @@ class Tokenizer:
                            mend="train it with bos_id and eos_id")
         self.size = self.processor.vocab_size()
         self.fingerprint = hashlib.sha256(model).hexdigest()[:16]
+        self.literal_space = [self.processor.piece_to_id(f"<0x{b:02X}>") for b in SPACE.encode()]
 
     @classmethod
     def load(cls, path: str | Path) -> "Tokenizer":
         try:
-            return cls(Path(path).read_bytes())
+            model = Path(path).read_bytes()
+            if not model:  # which SentencePiece would take for a model of no pieces
+                raise RuntimeError("the file is empty")
+            return cls(model)
         except FileNotFoundError:
             raise BadInput("no tokenizer there", file=path,
                            mend="run `python -m speechdst.prepare` with the same config") from None
@@ -34,11 +40,13 @@ class Tokenizer:
             raise BadInput(f"not a SentencePiece model ({error})", file=path) from error
 
     def encode(self, text: str) -> list[int]:
-        return self.processor.encode(text)
+        # A U+2581 of the text itself would come back as a space: it is spelled in bytes.
+        first, *others = (self.processor.encode(part) for part in text.split(SPACE))
+        return first + [i for ids in others for i in (*self.literal_space, *ids)]
 
     def words(self, text: str) -> list[int]:
         """Ids of what was said, every word with its leading space, as within running text."""
-        return self.processor.encode(" " + text) if text else []
+        return self.encode(" " + text) if text else []
 
     def decode(self, ids: Iterable[int]) -> str:
         return self.processor.decode([int(i) for i in ids])
@@ -63,6 +71,8 @@ def train(texts: Iterable[str], symbols: list[str], size: int) -> bytes:
     pieces than asked for.
     """
     out = io.BytesIO()
+    # Symbols are matched against pieces, where a space is written otherwise.
+    symbols = [s.replace(" ", SPACE) for s in symbols]
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(texts), model_writer=out, model_type="bpe", vocab_size=size,
         hard_vocab_limit=False, byte_fallback=True, character_coverage=1.0, num_threads=1,
