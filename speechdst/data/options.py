@@ -72,7 +72,8 @@ class Options:
         try:
             options._check()
         except BadInput as bad:
-            raise BadInput(bad.problem, field=f"{where}.{bad.field}", mend=bad.mend) from bad
+            field = {"": "corpus", "synthesizer": "speech"}.get(bad.field, bad.field)
+            raise BadInput(bad.problem, field=f"{where}.{field}", mend=bad.mend) from bad
         return options
 
     def _check(self) -> None:

@@ -8,6 +8,7 @@ the libraries have changed. The same corpus, options and versions give the same 
 """
 
 import collections
+import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -47,7 +48,11 @@ def prepare(
 ) -> tuple[Prepared, dict[str, float]]:
     """Prepares the data set `name` in `data_dir/name`, or finds it there already.
 
-    Returns it, and the seconds of work by kind, over all processes ({} if nothing was to be done).
+    With `processes` = 0 the shards are written in this process, whose linear algebra should then
+    have one thread.
+
+    Returns the data set, and the seconds of work by kind, over all processes ({} if there was
+    nothing to do).
 
     Raises:
       BadInput: the corpus cannot be read, the disk is full, a split has no dialogue that can be
@@ -112,7 +117,8 @@ def _tasks(
     name: str, options: Options, partial: Path, quarantine: list[dict], contents: list[str]
 ) -> Iterator[shard.Task]:
     """The shards to write; adds what the reader could not use, and what it could, by hash."""
-    strip = f"{Path(options.root)}/" if options.root else ""
+    root = Path(options.root)
+    strip = f"{root.parent if root.is_file() else root}/" if options.root else ""
     versions = _versions()
     for split in options.splits:
         dialogues: list[Dialogue] = []
@@ -172,23 +178,55 @@ def _run(tasks: list[shard.Task], processes: int) -> Iterator[str]:
             yield task.file
         else:
             todo.append(task)
-    if processes <= 1 or len(todo) <= 1:
+    if not todo or processes == 0:
         yield from map(shard.write, todo)
         return
     # spawn: a fork of a process in which JAX or Grain run threads may hang.
     pool = ProcessPoolExecutor(
-        min(processes, len(todo)), multiprocessing.get_context("spawn"), initializer=_begin_worker
+        min(processes, len(todo)),
+        multiprocessing.get_context("spawn"),
+        initializer=_begin_worker,
     )
+    others, workers = set(multiprocessing.active_children()), set()
     try:
-        for future in as_completed([pool.submit(shard.write, task) for task in todo]):
+        with _single_threaded():
+            futures = [pool.submit(shard.write, task) for task in todo]
+        workers = set(multiprocessing.active_children()) - others
+        for future in as_completed(futures):
             yield future.result()
     except BrokenExecutor as error:
         raise BadInput(
             "a worker process was killed, perhaps for want of memory",
             mend="run the same command again with fewer --processes",
         ) from error
+    except BaseException:  # also Ctrl-C: what is half done is lost, what is finished stays
+        for worker in workers:
+            worker.terminate()
+        raise
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)  # shards under way are finished
+        pool.shutdown(cancel_futures=True)
+        for left in (todo[0].folder / ".progress").glob("*.tmp"):
+            left.unlink()
+
+
+@contextlib.contextmanager
+def _single_threaded() -> Iterator[None]:
+    """Processes started within have one thread for linear algebra each.
+
+    With one for each core in every worker they wait for one another (measured: four times slower
+    on two cores), and the last bits of a product may depend on how many share the work.
+    """
+    names = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _begin_worker() -> None:
