@@ -79,7 +79,68 @@ def stages(context, *, speech, text, steps, rows, positions, lr):
                            positions=positions)))))
 
 
+# Single- and some two-domain dialogues of three domains, with corrections and dontcare.
+EASY = dict(domains=("restaurant", "hotel", "taxi"), domain_counts=(0.8, 0.2), turns=(2, 5),
+            same=0.0, repair=0.0, proposal=0.15, confirm=0.1)
+
+
+def prepared(corpus, splits, *, root="", speech="espeak", held_out_voices=("test",)):
+    """One entry of `config.prepare`; see `speechdst/data/options.py`."""
+    return dict(corpus=corpus, root=root, splits=splits, speech=speech, voices=12,
+                held_out_voices=held_out_voices, agent_speech=False, augment={},
+                features="none" if speech == "none" else "log_mel", keep_audio=True, seed=0,
+                limit=0)
+
+
+def simulated(c, *, train, test, text):
+    """Spoken dialogues by twelve voices, the test split by others, and text-only dialogues."""
+    c.prepare = dict(
+        simulated=prepared("simulated", dict(train=dict(dialogues=train, **EASY),
+                                             test=dict(dialogues=test, **EASY))),
+        simulated_text=prepared("simulated", dict(train=dict(dialogues=text, seed=7, **EASY)),
+                                speech="none", held_out_voices=()))
+    c.tokenizer = dict(size=640, train_on=("simulated", "simulated_text"), path="")
+    c.evaluation.update(data="simulated", split="test")
+
+
+def tiny(c):
+    """Three steps a stage: seconds, for tests."""
+    simulated(c, train=24, test=6, text=24)
+    c.model = model(64, 2, encoder_width=64, encoder_layers=1, lora_rank=4)
+    c.stages = stages("text_history", speech=("simulated",), text=("simulated_text",),
+                      steps=(3, 3, 3, 3), rows=1, positions=512, lr=1e-3)
+    c.log_every, c.save_every = 1, 1
+    c.evaluation.update(limit=2, max_new=48)
+
+
+def demo(c):
+    """Learns to track spoken dialogues from nothing in about a quarter of an hour on two cores."""
+    simulated(c, train=1200, test=60, text=5000)
+    c.model = model(128, 4, encoder_width=128, encoder_layers=4)
+    c.stages = stages("text_history", speech=("simulated",), text=("simulated_text",),
+                      steps=(2500, 600, 1500, 500), rows=2, positions=512, lr=2e-3)
+
+
+def multiwoz(c):
+    """MultiWOZ 2.1 val as training and test data (899/100 dialogues by hash of their id), spoken
+    by espeak-ng; for where the official train split is at hand set `root` and `splits`."""
+    folds = dict(train=899, dev=100)
+    c.prepare = dict(multiwoz=prepared(
+        "multiwoz", {split: dict(split=split, from_split="val", folds=folds) for split in folds},
+        root="data/raw/multiwoz", held_out_voices=("dev",)))
+    c.tokenizer = dict(size=2000, train_on=("multiwoz",), path="")
+    c.model = model(192, 5, encoder_width=160, encoder_layers=4, lora_rank=16)
+    c.stages = stages("text_history", speech=("multiwoz",), text=(),
+                      steps=(3000, 600, 2000, 800), rows=1, positions=2048, lr=2e-3)
+    c.evaluation.update(data="multiwoz", split="dev", max_new=256)
+
+
+PRESETS = dict(tiny=tiny, demo=demo, multiwoz=multiwoz)
+
+
 def get_config(preset: str = "demo") -> ConfigDict:
+    if preset not in PRESETS:
+        raise ValueError(f"joint_dst has no preset {preset!r}, there are {', '.join(PRESETS)}")
     c = ConfigDict()
     c.name = f"joint_dst_{preset}"
     c.data_dir = f"data/{preset}"
@@ -87,34 +148,7 @@ def get_config(preset: str = "demo") -> ConfigDict:
     c.order = ("text", "align", "asr", "joint")
     c.log_every, c.save_every = 10, 200
     c.mesh = dict(data=-1, fsdp=1, tensor=1)
-    # Single- and some two-domain dialogues of three domains, spoken by twelve voices; the test
-    # split is spoken by others. Four times as many dialogues are text only.
-    easy = dict(domains=("restaurant", "hotel", "taxi"), domain_counts=(0.8, 0.2), turns=(2, 5),
-                same=0.0, repair=0.0, proposal=0.15, confirm=0.1)
-    spoken = dict(corpus="simulated", root="", speech="espeak", voices=12,
-                  held_out_voices=("test",), agent_speech=False, augment={}, features="log_mel",
-                  keep_audio=True, seed=0, limit=0)
-    silent = spoken | dict(speech="none", features="none", held_out_voices=())
-    c.tokenizer = dict(size=640, train_on=("simulated", "simulated_text"), path="")
-    c.evaluation = dict(data="simulated", split="test", rows=8, limit=0, beam=1, max_new=160,
+    c.evaluation = dict(data="", split="", rows=8, limit=0, beam=1, max_new=160,
                         context=dict(kind="text_history", path="speech", agent="text"))
-    dialogues = dict(tiny=(24, 6, 24), demo=(1200, 60, 5000)).get(preset)
-    if dialogues is None:
-        raise ValueError(f"joint_dst has no preset {preset!r}; there are tiny and demo")
-    train, test, text = dialogues
-    c.prepare = dict(
-        simulated=spoken | dict(splits=dict(train=dict(dialogues=train, **easy),
-                                            test=dict(dialogues=test, **easy))),
-        simulated_text=silent | dict(splits=dict(train=dict(dialogues=text, seed=7, **easy))))
-    names = dict(speech=("simulated",), text=("simulated_text",))
-    if preset == "tiny":
-        c.model = model(64, 2, encoder_width=64, encoder_layers=1, lora_rank=4)
-        c.stages = stages("text_history", **names, steps=(3, 3, 3, 3), rows=1, positions=512,
-                          lr=1e-3)
-        c.log_every, c.save_every = 1, 1
-        c.evaluation.update(limit=2, max_new=48)
-    else:
-        c.model = model(128, 4, encoder_width=128, encoder_layers=4)
-        c.stages = stages("text_history", **names, steps=(2500, 600, 1500, 500), rows=2,
-                          positions=512, lr=2e-3)
+    PRESETS[preset](c)
     return c

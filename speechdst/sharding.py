@@ -39,9 +39,7 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None) -> M
 
 def spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
     """The partition of a parameter by its path; an axis that does not divide it is dropped."""
-    for pattern, axes in RULES:
-        if re.search(pattern, path):
-            break
+    axes = next(axes for pattern, axes in RULES if re.search(pattern, path))
     axes = (None,) * (len(shape) - len(axes)) + axes if len(shape) >= len(axes) else ()
     return P(*(a if a is None or size % mesh.shape[a] == 0 else None
                for a, size in zip(axes, shape, strict=False)))

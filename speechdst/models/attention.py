@@ -112,7 +112,7 @@ def _forward_row(q, k, v, intervals, blocks):
 
 
 def _backward_row(q, k, v, out, lse, grad, intervals, blocks):
-    g, h, t, d = q.shape
+    g, _, t, d = q.shape
     n = blocks.keys.shape[0]
     size = t // n
     scale = d**-0.5

@@ -11,7 +11,7 @@ def cross_entropy(hidden, head, targets, weights, chunk: int = 128) -> dict:
     Args: hidden [R, T, width], head [width, V], targets int32 [R, T], weights float32 [R, T].
     Returns: {"loss": (sum in nats, weight), "accuracy": (sum, weight)}, float32.
     """
-    r, t, width = hidden.shape
+    r, t, _ = hidden.shape
     chunk = min(chunk, t)
     pad = -t % chunk
     split = lambda x: jnp.pad(x, ((0, 0), (0, pad)) + ((0, 0),) * (x.ndim - 2)).reshape(

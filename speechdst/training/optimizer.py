@@ -17,7 +17,8 @@ def schedule(config, steps: int):
     elif config.decay == "constant":
         down = optax.constant_schedule(config.lr)
     else:
-        raise ValueError(f"optimizer.decay is {config.decay!r}, expected cosine, linear or constant")
+        raise ValueError(f"optimizer.decay is {config.decay!r}, "
+                         "expected cosine, linear or constant")
     # The first step already moves: a warm-up from exactly zero would waste it.
     up = optax.linear_schedule(config.lr / (warmup + 1), config.lr, warmup)
     return optax.join_schedules([up, down], [warmup])
