@@ -384,3 +384,14 @@ def test_wrong_options_name_their_field(changes, message):
     with pytest.raises(BadInput) as error:
         simulated(**changes)
     assert message in str(error.value) and "config.prepare.sim." in str(error.value)
+
+
+def test_a_worker_that_dies_is_one_clear_line(tmp_path, monkeypatch):
+    (tmp_path / "deadly_voice.py").write_text(
+        "import os\ndef speak(text, voice):\n    os._exit(9)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    options = simulated(speech="deadly_voice:speak", limit=1)
+    with pytest.raises(BadInput, match=r"a worker process was killed.*fewer --processes"):
+        preparation.prepare("sim", options, tmp_path / "data", processes=1)
+    assert not list((tmp_path / "data").rglob("*.tmp"))
