@@ -66,7 +66,7 @@ def config(
     tower = dict(width=32, layers=1, heads=2)
     return model_config(
         dict(
-            encoder=dict(transformer=tower, channels=CHANNELS, strides=[2, 1]),
+            encoder=dict(transformer=tower, channels=CHANNELS, strides=[2, 1], taps=[3, 3]),
             connector=dict(
                 transformer=tower, inputs=32, outputs=32, strides=[2, 1], taps=3, stack=stack
             ),
@@ -97,9 +97,9 @@ def config(
 def parameters(model) -> state.Params:
     """Freshly drawn, then moved off the special values (zeros, ones) that hide mistakes."""
     rng = np.random.default_rng(5)
+    fresh = jax.jit(lambda: state.create(model, seed=0), compiler_options=QUICK)()
     return {
-        path: v + 0.1 * rng.standard_normal(v.shape).astype(np.float32)
-        for path, v in state.create(model, seed=0).items()
+        path: v + 0.1 * rng.standard_normal(v.shape).astype(np.float32) for path, v in fresh.items()
     }
 
 

@@ -116,7 +116,9 @@ def test_a_saved_state_resumes_the_stream():
 
 
 def test_two_hosts_read_together_what_one_reads():
-    rows = lambda batch: [jax.tree.map(lambda x: x[i], batch) for i in range(len(batch.tokens))]
+    rows = lambda batch: [
+        jax.tree.map(lambda x, i=i: x[i], batch) for i in range(len(batch.tokens))
+    ]
     key = lambda row: row.tokens.tobytes() + row.targets.tobytes()
     alone, first, second = (
         taken(iter(make(rows=4, **host)), 3)

@@ -1,0 +1,103 @@
+"""Schedules, multipliers, weight decay; parameters split, flattened and put back."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from ml_collections import ConfigDict
+
+from speechdst.training import optimizer, state
+
+
+def config(**kwargs):
+    return ConfigDict(
+        dict(
+            lr=1e-2,
+            warmup=4,
+            decay="cosine",
+            end_ratio=0.1,
+            clip=1.0,
+            weight_decay=0.0,
+            b2=0.98,
+            multipliers=(),
+        )
+        | kwargs
+    )
+
+
+@pytest.mark.parametrize(("decay", "end"), [("cosine", 1e-3), ("linear", 1e-3), ("constant", 1e-2)])
+def test_schedules_rise_then_fall_to_their_end(decay, end):
+    rate = optimizer.schedule(config(decay=decay), 20)
+    values = np.array([rate(i) for i in range(21)])
+    assert 0 < values[0] < values[1] < values[3] < values[4]
+    np.testing.assert_allclose([values[4], values[20]], [1e-2, end], rtol=1e-5)
+    assert (np.diff(values[4:]) <= 1e-9).all()
+
+
+def test_a_run_shorter_than_its_warm_up_still_peaks():
+    rate = optimizer.schedule(config(warmup=50), 3)
+    np.testing.assert_allclose(rate(2), 1e-2, rtol=1e-5)
+
+
+def test_an_unknown_decay_is_refused():
+    with pytest.raises(ValueError, match="'sine', expected cosine, linear or constant"):
+        optimizer.schedule(config(decay="sine"), 10)
+
+
+def params():
+    return {
+        "a/kernel": jnp.ones((2, 2)),
+        "a/bias": jnp.ones((3, 2)),
+        "b/scale": jnp.ones((3, 2)),
+        "b/kernel": jnp.ones((2, 2)),
+    }
+
+
+def test_multipliers_scale_by_the_first_pattern_found():
+    p = params()
+    grads = {path: jnp.full(v.shape, 1e-3) for path, v in p.items()}
+    step = lambda **kw: (tx := optimizer.make(config(**kw), 10)).update(grads, tx.init(p), p)[0]
+    plain = step()
+    scaled = step(multipliers=((r"^b/k", 0.5), (r"^b", 0.1)))
+    for path, factor in (("a/kernel", 1), ("a/bias", 1), ("b/kernel", 0.5), ("b/scale", 0.1)):
+        np.testing.assert_allclose(scaled[path], factor * plain[path], rtol=1e-6)
+
+
+def test_only_matrices_decay():
+    p = params()
+    zero = {path: jnp.zeros(v.shape) for path, v in p.items()}
+    tx = optimizer.make(config(weight_decay=0.1), 10)
+    updates = tx.update(zero, tx.init(p), p)[0]
+    assert (updates["a/kernel"] < 0).all() and (updates["b/kernel"] < 0).all()
+    # Stacked over layers a bias has two axes, and is a bias still.
+    assert not updates["a/bias"].any() and not updates["b/scale"].any()
+
+
+def test_flat_parameters_make_the_model_again():
+    model = tiny.config()
+    graph, shapes = state.abstract(model)
+    p = tiny.parameters(model)
+    assert {k: v.shape for k, v in shapes.items()} == {k: v.shape for k, v in p.items()}
+    import flax.nnx as nnx
+
+    again = state.flatten(nnx.state(state.model_of(graph, p)))
+    assert set(again) == set(p)
+    for path, v in again.items():
+        np.testing.assert_array_equal(v, p[path])
+    assert "decoder/transformer/blocks/q/kernel" in p
+    assert p["decoder/transformer/blocks/q/kernel"].shape == (2, 32, 32), "layers lead"
+
+
+def test_the_split_is_whole_and_disjoint():
+    p = tiny.parameters(tiny.config())
+    train, frozen = state.split(p, (r"^connector", r"lora"))
+    assert set(train) | set(frozen) == set(p) and not set(train) & set(frozen)
+    assert all("lora" in path or path.startswith("connector") for path in train)
+
+
+def test_a_fresh_lora_changes_nothing():
+    model = tiny.config()
+    made = jax.jit(lambda: state.create(model, 0), compiler_options=tiny.QUICK)()
+    assert all(not v.any() for path, v in made.items() if path.endswith("lora_b"))
+    assert all(v.any() for path, v in made.items() if path.endswith("lora_a"))
