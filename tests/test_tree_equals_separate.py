@@ -53,6 +53,7 @@ def test_tree_equals_its_answers_one_by_one(kind, path, seed, users):
     others = [tiny.silent(t) for t in build.trees(tiny.dialogue(rng, 2))]
     separate = added([trained([t], path, ctc) for tree in trees for t in tiny.alone(tree)])
     assert separate[0][2] > 10, "there is something to predict"
+    assert not ctc or separate[0][4] > 0, "there is something to recognise"
     assert_same(added([trained([t], path, ctc) for t in trees]), separate)
     # Packed with trees that learn nothing: the others are there but must not be felt.
     half = len(others) // 2 + 1

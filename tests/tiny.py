@@ -40,7 +40,7 @@ def tokenizer() -> tokenizers.Tokenizer:
 
 
 def dialogue(
-    rng: np.random.Generator, users: int = 3, frames: tuple[int, int] = (4, 60), name: str = "d0"
+    rng: np.random.Generator, users: int = 3, frames: tuple[int, int] = (16, 60), name: str = "d0"
 ) -> Dialogue:
     """`users` user turns with random features and growing states, agent turns between them."""
     turns, state_now = [], {}
@@ -95,11 +95,17 @@ def config(
 
 @functools.cache
 def parameters(model) -> state.Params:
-    """Freshly drawn, then moved off the special values (zeros, ones) that hide mistakes."""
+    """Drawn parameters, none of them at the special values (zeros, ones) that hide mistakes."""
     rng = np.random.default_rng(5)
-    fresh = jax.jit(lambda: state.create(model, seed=0), compiler_options=QUICK)()
+
+    def draw(path, shape):
+        x = rng.standard_normal(shape).astype(np.float32)
+        if path.endswith("scale"):
+            return 1 + 0.1 * x
+        return x * (0.1 if path.endswith("bias") else 0.3 if "lora" in path else shape[-2] ** -0.5)
+
     return {
-        path: v + 0.1 * rng.standard_normal(v.shape).astype(np.float32) for path, v in fresh.items()
+        path: jax.numpy.asarray(draw(path, x.shape)) for path, x in state.abstract(model)[1].items()
     }
 
 

@@ -182,7 +182,7 @@ def test_text_masking_is_off_in_evaluation():
     def run(params, key):
         return state.model_of(graph, params).text_encoder(words, lengths, key, jnp.float32)
 
-    params, keys = tiny.parameters(config), jax.random.split(jax.random.key(0), 2)
+    params, keys = tiny.parameters(tiny.config()), jax.random.split(jax.random.key(0), 2)
     seen = np.asarray(run(params, None))
     np.testing.assert_array_equal(module("text_encoder")(words, lengths)[0], seen)
     assert not np.allclose(run(params, keys[0]), seen)

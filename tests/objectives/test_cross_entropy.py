@@ -105,7 +105,7 @@ class TestCTC:
         return np.random.default_rng(seed).standard_normal((n, self.frames, self.classes))
 
     @pytest.mark.parametrize("said", [[0, 1, 2], [3, 3], [4]])
-    @pytest.mark.parametrize("length", [5, 9])
+    @pytest.mark.parametrize("length", [9, 5])
     def test_equals_optax_on_one_unpadded_example(self, said, length):
         logits = self.logits()
         expected = optax.ctc_loss(

@@ -42,7 +42,7 @@ def config(**kwargs):
 
     return ConfigDict(
         dict(
-            lr=3e-3,
+            lr=1e-2,
             warmup=1,
             decay="constant",
             end_ratio=1.0,
@@ -139,3 +139,8 @@ def test_a_trainable_that_matches_nothing_is_refused():
         state.start(tiny.parameters(MODEL), ("encoder",), optax.sgd(0.1), seed=0).key.dtype,
         jnp.unsignedinteger,
     )
+
+
+def test_print():
+    for r in trained(10)[2]:
+        print({k: round(v, 3) for k, v in r.items()})

@@ -1,12 +1,13 @@
 """Schedules, multipliers, weight decay; parameters split, flattened and put back."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from flax import nnx
 from ml_collections import ConfigDict
 
+from speechdst.models.lora import Linear, merge
 from speechdst.training import optimizer, state
 
 
@@ -79,8 +80,6 @@ def test_flat_parameters_make_the_model_again():
     graph, shapes = state.abstract(model)
     p = tiny.parameters(model)
     assert {k: v.shape for k, v in shapes.items()} == {k: v.shape for k, v in p.items()}
-    import flax.nnx as nnx
-
     again = state.flatten(nnx.state(state.model_of(graph, p)))
     assert set(again) == set(p)
     for path, v in again.items():
@@ -96,8 +95,12 @@ def test_the_split_is_whole_and_disjoint():
     assert all("lora" in path or path.startswith("connector") for path in train)
 
 
-def test_a_fresh_lora_changes_nothing():
-    model = tiny.config()
-    made = jax.jit(lambda: state.create(model, 0), compiler_options=tiny.QUICK)()
-    assert all(not v.any() for path, v in made.items() if path.endswith("lora_b"))
-    assert all(v.any() for path, v in made.items() if path.endswith("lora_a"))
+def test_a_fresh_lora_changes_nothing_and_a_trained_one_merges():
+    layer = Linear(4, 3, rank=2, alpha=6.0, rngs=nnx.Rngs(0))
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((5, 4)), jnp.float32)
+    np.testing.assert_array_equal(layer(x), x @ layer.kernel[...])
+    layer.lora_b[...] = jnp.asarray([[1.0, 2, 3], [4, 5, 6]])
+    flat = {f"a/{name}": getattr(layer, name)[...] for name in ("kernel", "lora_a", "lora_b")}
+    merged = merge(flat | {"b/kernel": x}, rank=2, alpha=6.0)
+    assert set(merged) == {"a/kernel", "b/kernel"}
+    np.testing.assert_allclose(layer(x), x @ merged["a/kernel"], rtol=1e-5, atol=1e-6)
