@@ -23,7 +23,7 @@ def model(width, layers, *, encoder_width, encoder_layers, connector_layers=1, l
     heads = max(2, width // 32)
     return ConfigDict(dict(
         encoder=dict(transformer=transformer(encoder_width, encoder_layers, encoder_width // 32),
-                     channels=80, strides=(2, 2)),
+                     channels=80, strides=(2, 2, 1, 1), taps=(5, 5, 7, 7)),
         connector=dict(transformer=transformer(encoder_width, connector_layers, 4),
                        inputs=encoder_width, outputs=width, strides=(2, 1), taps=3, stack=0),
         text_encoder=dict(transformer=transformer(encoder_width, 1, 4),
@@ -57,13 +57,18 @@ def stages(context, *, speech, text, steps, rows, positions, lr):
         text=dict(
             steps=steps[0], trainable=(r"^decoder/(?!.*lora)",), weights=dict(text=1.0),
             optimizer=optimizer(lr, 50),
+            # Repeating what was said is half of tracking; alone it is learnt sooner.
             batches=dict(text=batch("text", words, kind=context, path="tokens", rows=rows,
-                                    positions=positions))),
+                                    positions=positions),
+                         repeat=batch("text", words, kind="asr", path="tokens", rows=1,
+                                      positions=512))),
         align=dict(
             steps=steps[1], trainable=(r"^connector/(transformer|out)", r"^text_encoder"),
             weights=dict(text=1.0), optimizer=optimizer(lr, 50),
             batches=dict(text=batch("text", words, kind=context, path="words", rows=rows,
-                                    positions=positions))),
+                                    positions=positions),
+                         repeat=batch("text", words, kind="asr", path="words", rows=1,
+                                      positions=512))),
         asr=dict(
             steps=steps[2], trainable=(r"^encoder", r"^ctc_head", r"^connector"),
             weights=dict(speech=1.0, ctc=1.0), optimizer=optimizer(lr, 50),

@@ -23,11 +23,12 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 from ml_collections import ConfigDict, config_flags
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from speechdst import command
 from speechdst.data import preparation
 from speechdst.data.dialogue import BadInput
 from speechdst.data.options import Options
@@ -183,19 +184,11 @@ def _progress(shards: Iterable[str], total: int, name: str) -> Iterator[str]:
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}")
+    del argv
     processes = _PROCESSES.value or len(os.sched_getaffinity(0))
-    try:
-        run(_CONFIG.value, only=_ONLY.value, processes=processes, overwrite=_OVERWRITE.value)
-    except BadInput as bad:
-        print(bad, file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted: the same command goes on where this one stopped", file=sys.stderr)
-        sys.exit(130)
+    run(_CONFIG.value, only=_ONLY.value, processes=processes, overwrite=_OVERWRITE.value)
 
 
 if __name__ == "__main__":
     flags.mark_flag_as_required("config")
-    app.run(main)
+    command.run(main)

@@ -19,10 +19,10 @@ from typing import Any
 
 import jinja2
 import soundfile
-from absl import app, flags
+from absl import flags
 from rapidfuzz.distance import Levenshtein
 
-from speechdst import report_charts
+from speechdst import command, report_charts
 from speechdst.data.dialogue import Audio, BadInput, Dialogue
 from speechdst.data.prepared import Prepared
 from speechdst.metrics import jga
@@ -263,26 +263,22 @@ def _define_flags() -> None:
 
 
 def main(argv):
-    if len(argv) > 1:
-        raise app.UsageError(f"unknown argument {argv[1]!r}")
+    del argv
     given = flags.FLAGS
-    try:
-        curves, evaluations = read_run(given.run)
-        dialogues = Prepared(Path(given.data)).dialogues(given.split) if given.data else ()
-        write(
-            given.out,
-            title=Path(given.run).resolve().name,
-            curves=curves,
-            evaluations=evaluations,
-            dialogues=dialogues,
-            audio_dialogues=given.audio_dialogues,
-            max_dialogues=given.max_dialogues,
-        )
-    except BadInput as error:
-        raise SystemExit(f"error: {error}") from error
+    curves, evaluations = read_run(given.run)
+    dialogues = Prepared(Path(given.data)).dialogues(given.split) if given.data else ()
+    write(
+        given.out,
+        title=Path(given.run).resolve().name,
+        curves=curves,
+        evaluations=evaluations,
+        dialogues=dialogues,
+        audio_dialogues=given.audio_dialogues,
+        max_dialogues=given.max_dialogues,
+    )
     print(f"{given.out}: {os.path.getsize(given.out) / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":
     _define_flags()
-    app.run(main)
+    command.run(main)

@@ -1,4 +1,4 @@
-"""Grain loaders: planned rows, mixed over sources, shuffled, sharded by host, stacked to batches."""
+"""Grain loaders: planned rows, mixed over sources, shuffled, split by host, stacked to batches."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -11,7 +11,6 @@ from speechdst.data.augment import mask_features
 from speechdst.data.batch import Batch, stack
 from speechdst.data.contexts import TreeBuilder
 from speechdst.data.tree import RowShape, pack
-
 
 EPOCHS = 1_000_000  # in effect without end; Grain cannot slice what has none
 

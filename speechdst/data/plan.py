@@ -58,7 +58,7 @@ def measure(dialogues: Sequence, builder: TreeBuilder) -> list[Item]:
 
 
 def row_shape(items: Sequence[Item], positions: int, kind: str, soft_length, *, block: int,
-              channels: int, buckets: int = 3) -> T.RowShape:
+              channels: int, buckets: int = 4) -> T.RowShape:
     """The closed shape for rows of these trees.
 
     Utterance tables are cut at quantiles of the utterances' sizes; each has room for what an
@@ -68,7 +68,7 @@ def row_shape(items: Sequence[Item], positions: int, kind: str, soft_length, *, 
     if not len(sizes):
         return T.RowShape(positions, (), block, channels)
     unit = 16 if kind == "words" else 32
-    quantiles = np.quantile(sizes, [0.6, 0.9, 1.0][-buckets:])
+    quantiles = np.quantile(sizes, np.linspace(0, 1, buckets + 1)[1:])
     edges = sorted({int(-(-q // unit) * unit) for q in quantiles})
     per_row = positions / (sum(i.positions for i in items) / len(sizes))
     counts = [max(1, int(np.ceil(1.1 * per_row * np.mean((sizes > low) & (sizes <= high)))))

@@ -17,11 +17,13 @@ from speechdst.models.transformer import (
 
 @dataclasses.dataclass(frozen=True)
 class LogMelEncoderConfig:
-    """`strides` of the two convolutions of width 3; Whisper's (1, 2) gives 50 vectors/s."""
+    """`strides` and odd `taps` of the convolutions; Whisper's two give 50 vectors/s. More and
+    wider ones model what is local, which a small encoder learns from scratch much sooner."""
 
     transformer: TransformerConfig
     channels: int = 80
-    strides: tuple[int, int] = (1, 2)
+    strides: tuple[int, ...] = (1, 2)
+    taps: tuple[int, ...] = (3, 3)
 
     def length(self, frames):
         """Output vectors for `frames` log-mel frames (ints or integer arrays)."""
@@ -52,13 +54,15 @@ class LogMelEncoder(nnx.Module):
     def __init__(self, config: LogMelEncoderConfig, rngs: nnx.Rngs):
         self.config = config
         width = config.transformer.width
-        self.conv1 = Conv(config.channels, width, 3, config.strides[0], 1, rngs)
-        self.conv2 = Conv(width, width, 3, config.strides[1], 1, rngs)
+        inputs = (config.channels, *[width] * (len(config.strides) - 1))
+        self.convs = nnx.List(
+            Conv(i, width, taps, stride, taps // 2, rngs)
+            for i, taps, stride in zip(inputs, config.taps, config.strides, strict=True))
         self.transformer = Transformer(config.transformer, rngs)
 
     def __call__(self, features, lengths):
         x = valid(features, lengths)
-        for conv, stride in zip((self.conv1, self.conv2), self.config.strides, strict=True):
+        for conv, stride in zip(self.convs, self.config.strides, strict=True):
             lengths = -(-lengths // stride)
             # Behind the end every layer must see zeros, as it would if the batch ended there.
             x = valid(jax.nn.gelu(conv(x)), lengths)

@@ -1,0 +1,69 @@
+"""The commands in BUILD.md and README.md run: those that install or take long in a form that
+needs neither network nor minutes, the rest as they stand."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def commands(document: str) -> list[str]:
+    """The lines of a document's ```sh blocks, continuation lines joined, comments cut."""
+    text = (ROOT / document).read_text()
+    blocks = re.findall(r"^```sh\n(.*?)^```", text, re.S | re.M)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    return [c for line in lines if (c := line.split("#")[0].strip())]
+
+
+def runnable(command: str, folder: Path) -> list[str]:
+    """The command as it is run here."""
+    words = shlex.split(command)
+    if words[0] == "make":
+        return ["make", "-n", *words[1:]]
+    python = words[0].endswith("python") or words[0] == "python3"
+    assert python, f"no rule to run {command!r}"
+    words[0] = sys.executable
+    if "pip" in words[:3]:
+        # The lock must be what is installed here, and the package must build without a network.
+        return [*words, "--no-index", "--dry-run"]
+    if "venv" in words[:3]:
+        return [*words[:-1], "--without-pip", str(folder / "venv")]
+    if len(words) > 2 and words[2].startswith("speechdst."):
+        return [*words[:3], "--help"]
+    return words
+
+
+DOCUMENTED = sorted({(d, c) for d in ("BUILD.md", "README.md") for c in commands(d)})
+
+
+@pytest.mark.parametrize("document, command", DOCUMENTED)
+def test_documented_command_runs(document, command, tmp_path):
+    result = subprocess.run(runnable(command, tmp_path), cwd=ROOT, capture_output=True, text=True,
+                            env=os.environ | {"JAX_PLATFORMS": "cpu"}, timeout=200)
+    explained = "--help" in runnable(command, tmp_path) and result.returncode == 1
+    assert result.returncode == 0 or explained, result.stdout + result.stderr
+
+
+def test_flags_in_documented_commands_exist():
+    """A flag that a documented command gives is one that its --help knows."""
+    for _, command in DOCUMENTED:
+        words = shlex.split(command)
+        if len(words) > 2 and words[2].startswith("speechdst."):
+            out = subprocess.run([sys.executable, *words[1:3], "--helpfull"], cwd=ROOT, text=True,
+                                 capture_output=True, timeout=100).stdout
+            for flag in (w for w in words[3:] if w.startswith("--")):
+                name = flag[2:].split("=")[0].split(".")[0]
+                assert f"--{name}" in out or f"--[no]{name}" in out, command
+
+
+def test_the_lock_names_no_index_and_covers_both_pythons():
+    lock = (ROOT / "requirements.txt").read_text()
+    assert "://" not in lock and "--index" not in lock
+    assert re.search(r"^jax==.*python_full_version < '3\.12'", lock, re.M)
+    assert re.search(r"^jax==.*python_full_version >= '3\.12'", lock, re.M)
