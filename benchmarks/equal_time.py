@@ -1,0 +1,269 @@
+"""Joint goal accuracy at equal training time: packed trees against shuffled, packed single turns.
+
+Both arms train the text stage of the joint-DST recipe on the same simulated dialogues: same
+(context, answer) pairs, same initial parameters, optimizer, row shape and compiled step. They
+differ in what a row holds: trees that share a history among their answers, or one-branch trees
+that carry each its own, shuffled over the whole corpus.
+"""
+
+import dataclasses
+import functools
+import json
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from benchmarks.shapes import alone
+from speechdst.config import model_config
+from speechdst.data import plan
+from speechdst.data.batch import Batch, stack
+from speechdst.data.contexts import Context, TreeBuilder
+from speechdst.data.corpora import simulated
+from speechdst.data.dialogue import BadInput, Dialogue
+from speechdst.data.tokenizer import Tokenizer, target_symbols, train
+from speechdst.data.tree import DialogueTree, RowShape, length, pack
+from speechdst.decoding.parse import target
+from speechdst.decoding.track import Tracker
+from speechdst.evaluate import predictions
+from speechdst.metrics import jga
+from speechdst.models.dialogue_lm import DialogueLMConfig
+from speechdst.steps.joint_dst import joint_dst_train_step, losses
+from speechdst.training import optimizer, state
+from speechdst.training.checkpoint import load_params
+
+CONTEXT = Context("text_history", "tokens")
+SLICE = 5.0  # seconds that an arm trains before it is the other's turn
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """What both arms share; `rows` x `positions` is a batch."""
+
+    config: DialogueLMConfig
+    tokenizer: Tokenizer
+    params: state.Params
+    train: Sequence[Dialogue]
+    test: Sequence[Dialogue]
+    rows: int = 2
+    positions: int = 512
+    lr: float = 2e-3
+    max_new: int = 160
+
+    def trees(self, dialogues: Sequence[Dialogue]) -> list[DialogueTree]:
+        builder = TreeBuilder(CONTEXT, self.tokenizer, self.config.soft_length)
+        return [t for d in dialogues for t in builder.trees(d) if length(t) <= self.positions]
+
+    def batches(self, trees: Sequence[DialogueTree], seed: int = 0) -> Iterator[Batch]:
+        """Endless batches of rows packed anew, and shuffled, in every epoch."""
+        shape = RowShape(self.positions, ())
+        items = [plan.Item(i, 0, length(t), (), 0, len(t.branches)) for i, t in enumerate(trees)]
+        rng = np.random.default_rng(seed)
+        while True:
+            made = plan.pack_rows(items, shape, rng.permutation(len(items)).tolist())
+            made = [made[i] for i in rng.permutation(len(made))]
+            for i in range(0, len(made) - self.rows + 1, self.rows):
+                yield stack(
+                    [pack([trees[j] for j in row], shape) for row in made[i : i + self.rows]]
+                )
+
+
+def fresh(width: int, layers: int, dialogues: int, held_out: int) -> Setup:
+    """A small model drawn at random, a tokenizer and dialogues; nothing is read from disk."""
+    train_set = list(simulated.read(split="train", dialogues=dialogues))
+    test_set = list(simulated.read(split="test", dialogues=held_out))
+    texts = [f"{t.speaker.upper()}: {t.text}" for d in train_set for t in d.turns]
+    texts += [target(t.text, t.state) for d in train_set for _, t in d.user_turns()]
+    tokenizer = Tokenizer(train(texts, target_symbols(simulated.schema()), 640))
+    # Only the decoder is used; the other towers are as small as they may be.
+    small, heads = dict(width=8, layers=1, heads=2), max(2, width // 32)
+    config = model_config(
+        dict(
+            encoder=dict(transformer=small),
+            connector=dict(transformer=small, inputs=8, outputs=width),
+            text_encoder=dict(transformer=small, vocabulary=0, outputs=8),
+            decoder=dict(
+                transformer=dict(
+                    width=width,
+                    layers=layers,
+                    heads=heads,
+                    kv_heads=heads // 2,
+                    mlp_width=3 * width,
+                    gated=True,
+                    rms=True,
+                    bias=False,
+                    rope_theta=10_000.0,
+                ),
+                vocabulary=0,
+            ),
+        ),
+        tokenizer.size,
+    )
+    params = jax.jit(functools.partial(state.create, config, 0))()
+    return Setup(config, tokenizer, params, train_set, test_set)
+
+
+def trained(run: Path, dialogues: int, held_out: int) -> Setup:
+    """The model and tokenizer of a trained run, over freshly simulated dialogues."""
+    try:
+        c = json.loads((run / "config.json").read_text())
+    except FileNotFoundError:
+        raise BadInput("no config.json there", file=run, mend="give a run's --workdir") from None
+    tokenizer = Tokenizer.load(Path(c["data_dir"]) / "tokenizer.model")
+    config = model_config(c["model"], tokenizer.size)
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    template = {
+        path: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device)
+        for path, x in state.abstract(config)[1].items()
+    }
+    return Setup(
+        config,
+        tokenizer,
+        load_params(run / c["order"][-1], template),
+        list(simulated.read(split="train", dialogues=dialogues)),
+        list(simulated.read(split="test", dialogues=held_out)),
+    )
+
+
+@dataclasses.dataclass
+class Arm:
+    """A training state and what it has used: step time in seconds, steps, answers, losses."""
+
+    state: state.TrainState
+    batches: Iterator[Batch]
+    seconds: float = 0.0
+    answers: int = 0
+    losses: list[float] = dataclasses.field(default_factory=list)
+
+    def train(self, step, seconds: float) -> None:
+        end = self.seconds + seconds
+        while self.seconds < end:
+            host = next(self.batches)
+            batch = jax.device_put(host)
+            began = time.perf_counter()
+            self.state, values = jax.block_until_ready(step(self.state, {"text": batch}))
+            self.seconds += time.perf_counter() - began
+            self.losses.append(float(values["loss"]))
+            self.answers += sum(int(row.max()) + 1 for row in host.branch)
+
+
+def _compiled(setup: Setup, steps: int):
+    """(tx, the jitted train step) with a cosine schedule over `steps`."""
+    graph, _ = state.abstract(setup.config)
+    c = ConfigDict(
+        dict(
+            lr=setup.lr,
+            warmup=50,
+            decay="cosine",
+            end_ratio=0.05,
+            clip=1.0,
+            weight_decay=0.01,
+            b2=0.98,
+        )
+    )
+    tx = optimizer.make(c, steps)
+    return tx, jax.jit(
+        functools.partial(
+            joint_dst_train_step,
+            graph=graph,
+            tx=tx,
+            terms={"text": "text"},
+            weights={"text": 1.0},
+            schedule=optimizer.schedule(c, steps),
+        )
+    )
+
+
+def _arms(setup: Setup, tx) -> dict[str, Arm]:
+    trees = setup.trees(setup.train)
+    make = lambda of: Arm(
+        state.start(setup.params, (r"^decoder/(?!.*lora)",), tx, 0), setup.batches(of)
+    )
+    return {"trees": make(trees), "single_turns": make([s for t in trees for s in alone(t)])}
+
+
+def _held_out_loss(setup: Setup, params: state.Params) -> float:
+    """Nats a token over the held-out trees."""
+    graph, _ = state.abstract(setup.config)
+    add = jax.jit(
+        lambda params, batch: losses(
+            state.model_of(graph, params), {"text": batch}, {"text": "text"}, jax.random.key(0)
+        )["text"]
+    )
+    trees = setup.trees(setup.test)
+    shape = RowShape(setup.positions, ())
+    sums = [add(params, jax.device_put(stack([pack([t], shape)]))) for t in trees]
+    return float(sum(s for s, _ in sums) / sum(w for _, w in sums))
+
+
+def compare(setup: Setup, seconds: float, say=print) -> dict:
+    """Trains both arms for `seconds` of step time each and scores them on held-out dialogues.
+
+    Returns: {"trees" | "single_turns": {"jga", "low", "high" (percent, 95 % interval over
+      dialogues), "turns", "loss" (mean of the last steps), "held_out_loss" (nats a token), "steps",
+      "answers", "seconds"}, "seconds"}.
+    """
+    # How many steps fit decides the schedule. Both arms take the same compiled program, and step
+    # in turns, so that what else the machine does hits both.
+    tx, step = _compiled(setup, 1000)
+    probe = _arms(setup, tx)
+    for arm in probe.values():
+        arm.train(step, 0.0)
+        arm.train(step, 1e-9)  # compiles
+        arm.seconds, arm.losses = 0.0, []
+    for _ in range(3):
+        for arm in probe.values():
+            arm.train(step, min(1.0, seconds / 10))
+    pace = sum(a.seconds for a in probe.values()) / sum(len(a.losses) for a in probe.values())
+    steps = max(2, round(seconds / pace))
+    say(f"{1000 * pace:.0f} ms a step, a schedule of {steps} steps in {seconds:g} s")
+
+    tx, step = _compiled(setup, steps)
+    arms = _arms(setup, tx)
+    jax.block_until_ready(
+        step(
+            arms["trees"].state,
+            {"text": jax.device_put(next(setup.batches(setup.trees(setup.train))))},
+        )
+    )  # compiles; the result is dropped
+    while any(arm.seconds < seconds for arm in arms.values()):
+        for arm in arms.values():
+            if arm.seconds < seconds:
+                arm.train(step, min(SLICE, seconds - arm.seconds))
+        say(
+            "  ".join(
+                f"{name} {arm.seconds:.0f} s, step {len(arm.losses)}, loss "
+                f"{np.mean(arm.losses[-50:]):.3f}"
+                for name, arm in arms.items()
+            )
+        )
+
+    gold, result = jga.references(setup.test), {}
+    for name, arm in arms.items():
+        params = arm.state.trainable | arm.state.frozen
+        # Histories are given, as in training: what is compared is how well a state is tracked.
+        tracker = Tracker(
+            params,
+            setup.config,
+            setup.tokenizer,
+            CONTEXT,
+            max_new=setup.max_new,
+            rows=8,
+            gold_history=True,
+        )
+        score = jga.score(gold, predictions(tracker, setup.test)).joint_goal_accuracy
+        result[name] = {
+            "jga": score.value,
+            "low": score.low,
+            "high": score.high,
+            "turns": score.count,
+            "loss": float(np.mean(arm.losses[-50:])),
+            "held_out_loss": _held_out_loss(setup, params),
+            "steps": len(arm.losses),
+            "answers": arm.answers,
+            "seconds": arm.seconds,
+        }
+    return result | {"seconds": seconds}

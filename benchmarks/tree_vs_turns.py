@@ -1,0 +1,224 @@
+"""What training on dialogue trees saves against training on their answers one by one.
+
+    python -m benchmarks.tree_vs_turns                       # about ten minutes on two cores
+    python -m benchmarks.tree_vs_turns --width=512 --seconds=0
+    python -m benchmarks.tree_vs_turns --quick               # seconds, the size of the test
+    python -m benchmarks.tree_vs_turns --run=runs/demo       # part 2 goes on from a trained run
+
+Part 1: seconds of one optimizer step of the joint-DST recipe, audio encoder included, over a
+SpokenWOZ-shaped dialogue as one tree and as length-bucketed single turns, which are first shown to
+give the same loss and gradients. The single turns encode audio per answer, and, in a second
+variant, each utterance once per bucket. Beside the measured ratio stands that of the FLOPs counted
+by hand, without padding.
+
+Part 2: joint goal accuracy on held-out dialogues after the same step time on trees and on shuffled
+single turns, both packed into rows of one size (simulated dialogues, given as text).
+
+The last line is one JSON object with all figures.
+"""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+from absl import flags
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import equal_time, shapes, step_time
+from speechdst.command import run
+
+# For programs that run for milliseconds and take seconds to compile.
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+
+_WIDTH = flags.DEFINE_integer("width", 256, "Part 1: width of the decoder.")
+_LAYERS = flags.DEFINE_integer("layers", 6, "Part 1: layers of the decoder.")
+_REPEATS = flags.DEFINE_integer("repeats", 3, "Part 1: measured steps of every arm, in turns.")
+_BLOCK = flags.DEFINE_integer("block", 128, "Part 1: positions of an attention block.")
+_SECONDS = flags.DEFINE_float("seconds", 120.0, "Part 2: step time of each arm; 0: no part 2.")
+_RUN = flags.DEFINE_string("run", "", "Part 2: start from this run instead of random parameters.")
+_QUICK = flags.DEFINE_boolean("quick", False, "Everything at the size of the test.")
+
+
+def measure(
+    width: int,
+    layers: int,
+    sizes: shapes.Sizes,
+    *,
+    repeats: int,
+    together: int = 3,
+    block: int = 128,
+    quick: bool = False,
+    say=print,
+) -> dict:
+    """Part 1, for both contexts; `quick`: programs that compile soon and run slowly.
+
+    Returns: context -> {"seconds": {arm: [per step]}, "ratio", "ratio_shared_audio" (only
+      spoken_history: of text histories every utterance is heard by one answer),
+      "flops_ratio", "flops_ratio_shared_audio", "loss_error", "gradient_error", ...}.
+    """
+    config = shapes.model(width, layers, sizes)
+    trainer = step_time.Trainer(config, QUICK if quick else {})
+    made = {}
+    for kind in shapes.CONTEXTS:
+        tree = shapes.dialogue(kind, sizes, config, np.random.default_rng(0))
+        turns = shapes.alone(tree)
+        say(f"{kind}: compiling")
+        arms = {"tree": step_time.tree_arm(trainer, tree, block)}
+        buckets = shapes.buckets(turns, together)
+        if quick:
+            names = [list(step_time.ATTENTION)[i % 2] for i in range(len(buckets))]
+        else:
+            names = step_time.fastest_attention(trainer, buckets, block)
+        arms["turns"] = step_time.turns_arm(trainer, buckets, names, block, share=False)
+        if kind == "spoken_history":
+            arms["turns_shared_audio"] = step_time.turns_arm(
+                trainer, buckets, names, block, share=True
+            )
+        loss, gradient = _errors(arms)
+        seconds = step_time.interleaved(arms, repeats)
+        median = {name: float(np.median(s)) for name, s in seconds.items()}
+        work = {
+            name: shapes.flops(config, [tree] if name == "tree" else turns, arm.utterances)
+            for name, arm in arms.items()
+        }
+        of = lambda values, name: values[name] / values["tree"]
+        made[kind] = {
+            "ratio": of(median, "turns"),
+            "flops_ratio": of(work, "turns"),
+            "seconds": seconds,
+            "gflop": {name: w / 1e9 for name, w in work.items()},
+            "positions": {"tree": shapes.length(tree), "turns": sum(map(shapes.length, turns))},
+            "utterances": {name: arm.utterances for name, arm in arms.items()},
+            "attention": {name: [b.name for b in arm.buckets] for name, arm in arms.items()},
+            "loss_error": loss,
+            "gradient_error": gradient,
+        }
+        if "turns_shared_audio" in arms:
+            made[kind] |= {
+                "ratio_shared_audio": of(median, "turns_shared_audio"),
+                "flops_ratio_shared_audio": of(work, "turns_shared_audio"),
+            }
+    return made
+
+
+def _errors(arms) -> tuple[float, float]:
+    """The largest relative error of loss and gradients between the tree and the other arms.
+
+    Raises:
+      AssertionError: more than 1e-4 of the loss, or 1e-3 of a parameter's largest gradient.
+    """
+    expected = arms["tree"].gradients()
+    found = [arm.gradients() for name, arm in arms.items() if name != "tree"]
+    loss = max(abs(f[0] / expected[0] - 1) for f in found)
+    gradient = max(step_time.differ(f[1], expected[1]) for f in found)
+    if loss > 1e-4 or gradient > 1e-3:
+        raise AssertionError(
+            f"tree and single turns differ: loss by {loss:.1e}, gradients by "
+            f"{gradient:.1e}; the times would compare different things"
+        )
+    return loss, gradient
+
+
+def show(console: Console, result: dict) -> None:
+    table = Table(
+        title=f"one optimizer step, audio encoder included, width {result['width']}",
+        title_justify="left",
+    )
+    for column in (
+        "context",
+        "as",
+        "audio encoded",
+        "positions",
+        "s/step",
+        "tree is faster by",
+        "by FLOPs",
+    ):
+        table.add_column(column, justify="left" if column in ("context", "as") else "right")
+    for kind in shapes.CONTEXTS:
+        r = result[kind]
+        for name, seconds in r["seconds"].items():
+            suffix = name.removeprefix("turns")
+            shown = name == "tree"
+            table.add_row(
+                kind,
+                "one tree" if shown else "single turns",
+                f"{r['utterances'][name]} turns",
+                str(r["positions"]["tree" if shown else "turns"]),
+                f"{np.median(seconds):.2f}",
+                "" if shown else f"{r['ratio' + suffix]:.2f}",
+                "" if shown else f"{r['flops_ratio' + suffix]:.2f}",
+            )
+    console.print(table)
+    if "jga" not in result:
+        return
+    table = Table(
+        title=f"after {result['jga']['seconds']:g} s of training steps", title_justify="left"
+    )
+    for column in ("rows of", "steps", "answers", "loss", "held-out loss", "JGA, % [95 %]"):
+        table.add_column(column, justify="right" if column != "rows of" else "left")
+    for name in ("trees", "single_turns"):
+        r = result["jga"][name]
+        table.add_row(
+            name,
+            str(r["steps"]),
+            str(r["answers"]),
+            f"{r['loss']:.3f}",
+            f"{r['held_out_loss']:.3f}",
+            f"{r['jga']:.1f} [{r['low']:.1f}, {r['high']:.1f}]",
+        )
+    console.print(table)
+
+
+def benchmark(
+    *,
+    width: int = 256,
+    layers: int = 6,
+    repeats: int = 3,
+    block: int = 128,
+    seconds: float = 120.0,
+    from_run: str = "",
+    quick: bool = False,
+    say=print,
+) -> dict:
+    """Both parts; see the module's text and `measure`, `equal_time.compare`."""
+    sizes, dialogues, held_out, together = shapes.Sizes(), 1200, 60, 3
+    if quick:
+        width, layers, block, together = 32, 2, 32, 2
+        sizes = shapes.Sizes(turns=3, frames=64, state=12, text=6, vocabulary=64)
+        seconds, dialogues, held_out = min(seconds, 0.5), 8, 3
+    result = {
+        "width": width,
+        "layers": layers,
+        "device": jax.default_backend(),
+        **measure(width, layers, sizes, repeats=repeats, together=together, block=block, say=say),
+    }
+    if seconds:
+        if from_run:
+            setup = equal_time.trained(Path(from_run), dialogues, held_out)
+        else:
+            setup = equal_time.fresh(*((16, 1) if quick else (128, 4)), dialogues, held_out)
+        result["jga"] = equal_time.compare(setup, seconds, say)
+    return result
+
+
+def main(argv):
+    del argv
+    console = Console()
+    result = benchmark(
+        width=_WIDTH.value,
+        layers=_LAYERS.value,
+        repeats=_REPEATS.value,
+        block=_BLOCK.value,
+        seconds=_SECONDS.value,
+        from_run=_RUN.value,
+        quick=_QUICK.value,
+        say=lambda line: console.print(line, highlight=False),
+    )
+    show(console, result)
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    run(main)
