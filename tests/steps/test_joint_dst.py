@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 import tiny
+from ml_collections import ConfigDict
 
 from speechdst.data.batch import stack
 from speechdst.data.tree import pack
@@ -16,7 +17,7 @@ from speechdst.training import optimizer, state
 
 MODEL = tiny.config()
 TRAINABLE = (r"^connector", r"^text_encoder", r"lora")
-TERMS = {"speech": "speech", "text": "text", "more": "text", "ctc": "ctc"}
+TERMS = {"speech": "speech", "text": "text", "ctc": "ctc"}
 WEIGHTS = {"speech": 1.0, "text": 0.5, "ctc": 0.25}
 
 
@@ -37,9 +38,12 @@ def batches():
     return made
 
 
-def config(**kwargs):
-    from ml_collections import ConfigDict
+def stepped():
+    """What the compiled step reads: one batch of either path."""
+    return {name: batches()[name] for name in ("speech", "text")}
 
+
+def config(**kwargs):
     return ConfigDict(
         dict(
             lr=1e-2,
@@ -62,7 +66,7 @@ def trained(steps: int):
     first = current = state.start(tiny.parameters(MODEL), TRAINABLE, tx, seed=0)
     reported = []
     for _ in range(steps):
-        current, values = compiled()(current, batches())
+        current, values = compiled()(current, stepped())
         reported.append({k: float(v) for k, v in values.items()})
     return first, current, reported
 
@@ -99,9 +103,9 @@ def test_frozen_is_frozen():
 def test_the_loss_falls_and_is_the_weighted_sum_of_means():
     _, last, reported = trained(10)
     assert int(last.step) == 10
-    assert reported[-1]["loss"] < 0.9 * reported[0]["loss"]
-    assert reported[-1]["speech"] < reported[0]["speech"]
-    assert reported[-1]["text"] < reported[0]["text"]
+    # Only towers and LoRA learn here, under a frozen head: slowly, but at every step.
+    for name in ("loss", "speech", "text"):
+        assert (np.diff([values[name] for values in reported]) < 0).all(), name
     # CTC reads the encoder only, and that is frozen here.
     np.testing.assert_allclose(reported[-1]["ctc"], reported[0]["ctc"], rtol=1e-6)
     assert reported[0]["ctc"] > 0
@@ -127,7 +131,7 @@ def test_batches_of_one_loss_are_merged_before_they_are_divided():
 
 def test_the_same_state_takes_the_same_step():
     first, _, reported = trained(10)
-    again, values = compiled()(first, batches())
+    again, values = compiled()(first, stepped())
     assert float(values["loss"]) == reported[0]["loss"]
     assert int(again.step) == 1 and np.array_equal(again.key, first.key)
 
@@ -139,8 +143,3 @@ def test_a_trainable_that_matches_nothing_is_refused():
         state.start(tiny.parameters(MODEL), ("encoder",), optax.sgd(0.1), seed=0).key.dtype,
         jnp.unsignedinteger,
     )
-
-
-def test_print():
-    for r in trained(10)[2]:
-        print({k: round(v, 3) for k, v in r.items()})
