@@ -4,8 +4,10 @@
 
 Prints joint goal accuracy with intervals beside two reference points: a tracker that always says
 "empty", and the text oracle, the same model with the gold transcripts given to its text path.
-Writes WORKDIR/evaluation/{speech,text_oracle,empty}/{predictions,scores}.json; predictions are in
-the field scorer's format.
+Writes WORKDIR/evaluation/DATA-SPLIT-{speech,text_oracle,empty}/{predictions,scores}.json;
+predictions are in the field scorer's format. Another prepared data set is evaluated with
+--config.evaluation.data=NAME --config.evaluation.split=SPLIT; dialogues without a state are left
+out and counted.
 """
 
 import dataclasses
@@ -22,6 +24,7 @@ from rich.table import Table
 
 from speechdst.command import run
 from speechdst.config import context_of, model_config
+from speechdst.data.dialogue import BadInput
 from speechdst.data.prepared import Prepared
 from speechdst.data.tokenizer import Tokenizer
 from speechdst.decoding.track import Tracker
@@ -75,7 +78,13 @@ def main(argv):
     e = c.evaluation
     data = Prepared(Path(c.data_dir) / e.data)
     source = data.dialogues(e.split)
-    dialogues = [source[i] for i in range(min(len(source), e.limit or len(source)))]
+    taken = [source[i] for i in range(min(len(source), e.limit or len(source)))]
+    dialogues = [d for d in taken if d.user_turns()]
+    if len(dialogues) < len(taken):
+        print(f"{len(taken) - len(dialogues)} dialogues without a state are left out")
+    if not dialogues:
+        raise BadInput("no dialogue has a state to score against", file=Path(c.data_dir) / e.data,
+                       field="split", mend="evaluate a split that is annotated")
     tracker = Tracker(params, model, tokenizer, context_of(e.context), e.beam, e.max_new, e.rows)
     gold = jga.references(dialogues)
     values = ontology.from_values(data.ontology(None), "all splits of the prepared data")
@@ -83,22 +92,22 @@ def main(argv):
     if _ORACLE.value:
         oracle = dataclasses.replace(tracker.context, path="words")
         arms["text_oracle"] = dataclasses.replace(tracker, context=oracle, gold_history=True)
-    shown, console = {}, Console()
+    shown, console, results = {}, Console(), workdir / "evaluation"
     for name, arm in arms.items():
         began = time.monotonic()
         predicted = predictions(arm, dialogues)
         scored = [jga.score(gold, predicted, mode, ontology=None if mode == "exact" else values,
                             schema=data.schema) for mode in ("exact", "fuzzy", "field")]
-        write(workdir / "evaluation" / name, predicted, scored)
+        write(results / f"{e.data}-{e.split}-{name}", predicted, scored)
         shown[{"speech": "this model, from speech", "text_oracle": "text oracle"}[name]] = scored[0]
         print(f"{name}: {len(dialogues)} dialogues in {time.monotonic() - began:.0f} s", flush=True)
         for table in scores.table(*scored, title=name) if name == "speech" else ():
             console.print(table)
     empty = jga.always_empty(gold)
     shown["always empty"] = jga.score(gold, empty)
-    write(workdir / "evaluation" / "empty", empty, [shown["always empty"]])
+    write(results / f"{e.data}-{e.split}-empty", empty, [shown["always empty"]])
     console.print(summary(shown))
-    print(f"predictions and scores: {workdir / 'evaluation'}")
+    print(f"predictions and scores: {results}")
 
 
 if __name__ == "__main__":

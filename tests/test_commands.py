@@ -115,7 +115,8 @@ def test_sigterm_saves_and_leaves_cleanly(folder):
 def test_evaluate_export_generate(folder):
     out = command("evaluate", f"--workdir={folder}/run", folder=folder).stdout
     assert "always empty" in out and "text oracle" in out
-    predicted = json.loads((folder / "run/evaluation/speech/predictions.json").read_text())
+    written = folder / "run/evaluation/simulated-test-speech/predictions.json"
+    predicted = json.loads(written.read_text())
     assert len(predicted) == 2 and all("state" in t for turns in predicted.values() for t in turns)
     command("export", f"--workdir={folder}/run", f"--out={folder}/merged", folder=folder)
     command("export", f"--workdir={folder}/run", f"--out={folder}/apart", "--nomerge",
