@@ -52,6 +52,7 @@ class Setup:
     positions: int = 512
     lr: float = 2e-3
     max_new: int = 160
+    compiler_options: dict = dataclasses.field(default_factory=dict)
 
     def trees(self, dialogues: Sequence[Dialogue]) -> list[DialogueTree]:
         builder = TreeBuilder(CONTEXT, self.tokenizer, self.config.soft_length)
@@ -173,7 +174,8 @@ def _compiled(setup: Setup, steps: int):
             terms={"text": "text"},
             weights={"text": 1.0},
             schedule=optimizer.schedule(c, steps),
-        )
+        ),
+        compiler_options=setup.compiler_options,
     )
 
 

@@ -125,14 +125,6 @@ class Trainer:
                 .compile()
             )
 
-    def mean(self, calls: Sequence, buckets: Sequence[Bucket]) -> tuple[float, dict]:
-        """Mean loss and its gradients (numpy) over all buckets, at the initial parameters."""
-        sums = self.zero(self.params)
-        for call, bucket in zip(calls, buckets, strict=True):
-            sums = call(self.params, sums, bucket.batch)
-        grads, loss, weight = sums
-        return float(loss / weight), jax.tree.map(lambda g: np.asarray(g / weight), grads)
-
     @functools.cached_property
     def update(self):
         """(state, sums) -> (state, mean loss): what `joint_dst_train_step` does with gradients."""
@@ -171,9 +163,6 @@ class TreeArm:
     def buckets(self) -> list[Bucket]:
         return [self.bucket]
 
-    def gradients(self) -> tuple[float, dict]:
-        return self.trainer.mean([self.trainer.gradient(self.bucket)], self.buckets)
-
 
 @dataclasses.dataclass
 class TurnsArm:
@@ -196,8 +185,12 @@ class TurnsArm:
         jax.block_until_ready(self.state)
         return float(loss)
 
-    def gradients(self) -> tuple[float, dict]:
-        return self.trainer.mean(self.calls, self.buckets)
+
+def first_step(arm: TreeArm | TurnsArm) -> tuple[float, dict]:
+    """Loss and gradients (clipped, scaled by 1 - b1) of an arm's first step, out of the very
+    programs that are timed: Adam's first moment holds what it was given."""
+    loss = arm.step()
+    return loss, jax.device_get(optax.tree_utils.tree_get(arm.state.optimizer, "mu"))
 
 
 def differ(found: dict, expected: dict) -> float:
@@ -282,8 +275,6 @@ def turns_arm(
 
 def interleaved(arms: dict[str, TreeArm | TurnsArm], repeats: int) -> dict[str, list[float]]:
     """Seconds of every step, the arms taking turns so that a busy machine hits them alike."""
-    for arm in arms.values():
-        arm.step()  # compiles what is left, and touches the memory
     seconds: dict[str, list[float]] = {name: [] for name in arms}
     for _ in range(repeats):
         for name, arm in arms.items():

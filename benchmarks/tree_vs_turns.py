@@ -17,7 +17,9 @@ single turns, both packed into rows of one size (simulated dialogues, given as t
 The last line is one JSON object with all figures.
 """
 
+import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -30,7 +32,13 @@ from benchmarks import equal_time, shapes, step_time
 from speechdst.command import run
 
 # For programs that run for milliseconds and take seconds to compile.
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+QUICK = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+    "xla_cpu_use_fusion_emitters": False,
+}
+QUICK_SIZE = 32, 2, 32, 3  # width, layers, block, turns in a bucket
+QUICK_DIALOGUE = shapes.Sizes(turns=3, frames=64, state=12, text=6, vocabulary=64)
 
 _WIDTH = flags.DEFINE_integer("width", 256, "Part 1: width of the decoder.")
 _LAYERS = flags.DEFINE_integer("layers", 6, "Part 1: layers of the decoder.")
@@ -50,9 +58,10 @@ def measure(
     together: int = 3,
     block: int = 128,
     quick: bool = False,
+    kinds: Sequence[str] = shapes.CONTEXTS,
     say=print,
 ) -> dict:
-    """Part 1, for both contexts; `quick`: programs that compile soon and run slowly.
+    """Part 1, for the contexts `kinds`; `quick`: programs that compile soon and run slowly.
 
     Returns: context -> {"seconds": {arm: [per step]}, "ratio", "ratio_shared_audio" (only
       spoken_history: of text histories every utterance is heard by one answer),
@@ -61,14 +70,15 @@ def measure(
     config = shapes.model(width, layers, sizes)
     trainer = step_time.Trainer(config, QUICK if quick else {})
     made = {}
-    for kind in shapes.CONTEXTS:
+    for kind in kinds:
         tree = shapes.dialogue(kind, sizes, config, np.random.default_rng(0))
         turns = shapes.alone(tree)
         say(f"{kind}: compiling")
         arms = {"tree": step_time.tree_arm(trainer, tree, block)}
         buckets = shapes.buckets(turns, together)
         if quick:
-            names = [list(step_time.ATTENTION)[i % 2] for i in range(len(buckets))]
+            name = "blockwise" if kind == "spoken_history" else "causal"
+            names = [name] * len(buckets)
         else:
             names = step_time.fastest_attention(trainer, buckets, block)
         arms["turns"] = step_time.turns_arm(trainer, buckets, names, block, share=False)
@@ -104,13 +114,14 @@ def measure(
 
 
 def _errors(arms) -> tuple[float, float]:
-    """The largest relative error of loss and gradients between the tree and the other arms.
+    """The largest relative error of loss and gradients between the tree and the other arms, in the
+    first step of each (which also compiles what is left to compile).
 
     Raises:
       AssertionError: more than 1e-4 of the loss, or 1e-3 of a parameter's largest gradient.
     """
-    expected = arms["tree"].gradients()
-    found = [arm.gradients() for name, arm in arms.items() if name != "tree"]
+    expected = step_time.first_step(arms["tree"])
+    found = [step_time.first_step(arm) for name, arm in arms.items() if name != "tree"]
     loss = max(abs(f[0] / expected[0] - 1) for f in found)
     gradient = max(step_time.differ(f[1], expected[1]) for f in found)
     if loss > 1e-4 or gradient > 1e-3:
@@ -185,20 +196,31 @@ def benchmark(
     """Both parts; see the module's text and `measure`, `equal_time.compare`."""
     sizes, dialogues, held_out, together = shapes.Sizes(), 1200, 60, 3
     if quick:
-        width, layers, block, together = 32, 2, 32, 2
-        sizes = shapes.Sizes(turns=3, frames=64, state=12, text=6, vocabulary=64)
-        seconds, dialogues, held_out = min(seconds, 0.5), 8, 3
+        width, layers, block, together = QUICK_SIZE
+        sizes = QUICK_DIALOGUE
+        seconds, dialogues, held_out = min(seconds, 0.5), 8, 2
     result = {
         "width": width,
         "layers": layers,
         "device": jax.default_backend(),
-        **measure(width, layers, sizes, repeats=repeats, together=together, block=block, say=say),
+        **measure(
+            width,
+            layers,
+            sizes,
+            repeats=repeats,
+            together=together,
+            block=block,
+            quick=quick,
+            say=say,
+        ),
     }
     if seconds:
         if from_run:
             setup = equal_time.trained(Path(from_run), dialogues, held_out)
         else:
             setup = equal_time.fresh(*((16, 1) if quick else (128, 4)), dialogues, held_out)
+        if quick:
+            setup = dataclasses.replace(setup, compiler_options=QUICK)
         result["jga"] = equal_time.compare(setup, seconds, say)
     return result
 

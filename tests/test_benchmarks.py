@@ -1,0 +1,92 @@
+"""The benchmark of trees against single turns, at a tiny size."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture
+def tree_vs_turns(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1])
+    from benchmarks import tree_vs_turns
+
+    return tree_vs_turns
+
+
+def test_both_arms_train_alike_and_are_timed(tree_vs_turns):
+    width, layers, block, together = tree_vs_turns.QUICK_SIZE
+    result = tree_vs_turns.measure(
+        width,
+        layers,
+        tree_vs_turns.QUICK_DIALOGUE,
+        repeats=2,
+        together=together,
+        block=block,
+        quick=True,
+        kinds=("spoken_history",),
+        say=lambda line: None,
+    )
+    result = json.loads(json.dumps(result))["spoken_history"]
+    # The measurement refuses arms that differ; here it is looked at how closely they agree.
+    assert result["loss_error"] < 1e-5
+    assert 0 < result["gradient_error"] < 1e-4
+    assert result["utterances"] == {"tree": 5, "turns": 1 + 3 + 5, "turns_shared_audio": 5}
+    assert result["positions"]["tree"] < result["positions"]["turns"]
+    assert {len(s) for s in result["seconds"].values()} == {2}
+    assert result["ratio"] > 0 and result["ratio_shared_audio"] > 0
+    assert result["flops_ratio"] > result["flops_ratio_shared_audio"] > 1
+
+
+def test_arms_that_differ_are_refused(tree_vs_turns, monkeypatch):
+    from benchmarks import step_time
+
+    found = iter([(1.0, {"w": np.ones(3)}), (1.0, {"w": np.array([1, 1, 1.01])})])
+    monkeypatch.setattr(step_time, "first_step", lambda arm: next(found))
+    with pytest.raises(AssertionError, match="gradients by 1.0e-02"):
+        tree_vs_turns._errors({"tree": None, "turns": None})
+
+
+def test_flops_of_trees_and_turns_by_hand(tree_vs_turns):
+    from benchmarks import shapes
+
+    sizes = dataclasses.replace(tree_vs_turns.QUICK_DIALOGUE, turns=2)
+    config = shapes.model(32, 2, sizes)
+    tree = shapes.dialogue("text_history", sizes, config, np.random.default_rng(0))
+    soft = config.soft_length("speech", sizes.frames)
+    branch = soft + 12  # speech, bos, state; the last token is only a target
+    trunk = 1 + 2 * sizes.text
+    pairs = (trunk * (trunk + 1) + 2 * branch * (branch + 1)) // 2 + branch * (1 + trunk)
+    assert shapes.visible_pairs(tree) == pairs
+    alone = shapes.alone(tree)
+    assert [len(t.utterances) for t in alone] == [1, 1]
+    more = shapes.flops(config, alone) - shapes.flops(config, [tree])
+    c = config.decoder.transformer
+    # Alone, the first turn reads bos once more, and nothing else is read twice.
+    weights = 2 * (c.width * 32 * 3 + 3 * c.width * c.mlp_width)
+    assert more == 3 * c.layers * (weights + 4 * 32)
+
+
+def test_accuracy_after_equal_time(tree_vs_turns):
+    from benchmarks import equal_time
+
+    setup = dataclasses.replace(
+        equal_time.fresh(16, 1, 8, 1), max_new=4, rows=1, compiler_options=tree_vs_turns.QUICK
+    )
+    result = json.loads(json.dumps(equal_time.compare(setup, 0.2, say=lambda line: None)))
+    for arm in ("trees", "single_turns"):
+        r = result[arm]
+        assert r["steps"] >= 1 and r["answers"] >= r["steps"]
+        assert 0.2 <= r["seconds"] < 2
+        assert 0 <= r["jga"] <= 100 and np.isfinite(r["held_out_loss"])
+    single = equal_time._arms(setup, equal_time._compiled(setup, 10)[0])["single_turns"]
+    trees = setup.trees(setup.train)
+    row = next(single.batches)
+    assert all(
+        len(np.unique(row.branch[0][row.tree[0] == t])) == 2  # trunk and one branch
+        for t in np.unique(row.tree[0])
+        if t >= 0
+    )
+    assert sum(len(t.branches) for t in trees) > len(trees)
