@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from benchmarks.shapes import alone
+from benchmarks.shapes import alone, up
 from speechdst.config import model_config
 from speechdst.data import plan
 from speechdst.data.batch import Batch, stack
@@ -56,7 +56,7 @@ class Setup:
 
     def trees(self, dialogues: Sequence[Dialogue]) -> list[DialogueTree]:
         builder = TreeBuilder(CONTEXT, self.tokenizer, self.config.soft_length)
-        return [t for d in dialogues for t in builder.trees(d) if length(t) <= self.positions]
+        return [t for d in dialogues for t in builder.trees(d)]
 
     def batches(self, trees: Sequence[DialogueTree], seed: int = 0) -> Iterator[Batch]:
         """Endless batches of rows packed anew, and shuffled, in every epoch."""
@@ -179,8 +179,14 @@ def _compiled(setup: Setup, steps: int):
     )
 
 
-def _arms(setup: Setup, tx) -> dict[str, Arm]:
-    trees = setup.trees(setup.train)
+def _arms(setup: Setup, tx, say=lambda line: None) -> dict[str, Arm]:
+    everything = setup.trees(setup.train)
+    trees = [t for t in everything if length(t) <= setup.positions]
+    if len(trees) < len(everything):
+        say(
+            f"{len(everything) - len(trees)} of {len(everything)} dialogues are longer than a row "
+            f"of {setup.positions} and left out of both arms"
+        )
     make = lambda of: Arm(
         state.start(setup.params, (r"^decoder/(?!.*lora)",), tx, 0), setup.batches(of)
     )
@@ -196,7 +202,7 @@ def _held_out_loss(setup: Setup, params: state.Params) -> float:
         )["text"]
     )
     trees = setup.trees(setup.test)
-    shape = RowShape(setup.positions, ())
+    shape = RowShape(up(max(map(length, trees)), 128), ())
     sums = [add(params, jax.device_put(stack([pack([t], shape)]))) for t in trees]
     return float(sum(s for s, _ in sums) / sum(w for _, w in sums))
 
@@ -224,11 +230,11 @@ def compare(setup: Setup, seconds: float, say=print) -> dict:
     say(f"{1000 * pace:.0f} ms a step, a schedule of {steps} steps in {seconds:g} s")
 
     tx, step = _compiled(setup, steps)
-    arms = _arms(setup, tx)
+    arms = _arms(setup, tx, say)
     jax.block_until_ready(
         step(
             arms["trees"].state,
-            {"text": jax.device_put(next(setup.batches(setup.trees(setup.train))))},
+            {"text": jax.device_put(next(probe["trees"].batches))},
         )
     )  # compiles; the result is dropped
     while any(arm.seconds < seconds for arm in arms.values()):

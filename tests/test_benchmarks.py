@@ -45,7 +45,7 @@ def test_arms_that_differ_are_refused(tree_vs_turns, monkeypatch):
 
     found = iter([(1.0, {"w": np.ones(3)}), (1.0, {"w": np.array([1, 1, 1.01])})])
     monkeypatch.setattr(step_time, "first_step", lambda arm: next(found))
-    with pytest.raises(AssertionError, match="gradients by 1.0e-02"):
+    with pytest.raises(AssertionError, match="gradients by 1"):
         tree_vs_turns._errors({"tree": None, "turns": None})
 
 
@@ -73,7 +73,11 @@ def test_accuracy_after_equal_time(tree_vs_turns):
     from benchmarks import equal_time
 
     setup = dataclasses.replace(
-        equal_time.fresh(16, 1, 8, 1), max_new=4, rows=1, compiler_options=tree_vs_turns.QUICK
+        equal_time.fresh(16, 1, 8, 1),
+        max_new=4,
+        positions=1024,
+        rows=1,
+        compiler_options=tree_vs_turns.QUICK,
     )
     result = json.loads(json.dumps(equal_time.compare(setup, 0.2, say=lambda line: None)))
     for arm in ("trees", "single_turns"):
