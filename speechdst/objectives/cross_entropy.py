@@ -14,8 +14,14 @@ def cross_entropy(hidden, head, targets, weights, chunk: int = 128) -> dict:
     r, t, _ = hidden.shape
     chunk = min(chunk, t)
     pad = -t % chunk
-    split = lambda x: jnp.pad(x, ((0, 0), (0, pad)) + ((0, 0),) * (x.ndim - 2)).reshape(
-        r, -1, chunk, *x.shape[2:]).swapaxes(0, 1)
+    # A row's targets come first, so that all but one chunk are either full of them or empty.
+    order = jnp.argsort(weights == 0, axis=1, stable=True)
+
+    def split(x):
+        more = (1,) * (x.ndim - 2)
+        x = jnp.take_along_axis(x, order.reshape(r, t, *more), 1)
+        x = jnp.pad(x, ((0, 0), (0, pad), *((0, 0) for _ in more)))
+        return x.reshape(r, -1, chunk, *x.shape[2:]).swapaxes(0, 1)
 
     @jax.checkpoint
     def present(h, y, w):
@@ -26,7 +32,7 @@ def cross_entropy(hidden, head, targets, weights, chunk: int = 128) -> dict:
         return (loss * w).sum(), ((picked >= logits.max(-1)) * w).sum()
 
     def step(carry, x):
-        # Trunks carry no loss, so whole chunks of a row have nothing to predict.
+        # Most chunks of a row of trees have nothing to predict.
         zero = (jnp.zeros(()), jnp.zeros(()))
         new = jax.lax.cond(x[2].any(), present, lambda *_: zero, *x)
         return jax.tree.map(jnp.add, carry, new), None
