@@ -24,13 +24,17 @@ from rich.table import Table
 
 from speechdst.command import run
 from speechdst.config import context_of, model_config
-from speechdst.data.dialogue import BadInput
+from speechdst.data.dialogue import BadInput, Turn
 from speechdst.data.prepared import Prepared
 from speechdst.data.tokenizer import Tokenizer
 from speechdst.decoding.track import Tracker
 from speechdst.metrics import jga, ontology, scores
 from speechdst.training import state
 from speechdst.training.checkpoint import load_params
+
+
+def heard(turn: Turn) -> bool:
+    return turn.speaker != "user" or turn.features is not None or turn.audio is not None
 
 
 def predictions(tracker: Tracker, dialogues) -> dict:
@@ -80,8 +84,11 @@ def main(argv):
     source = data.dialogues(e.split)
     taken = [source[i] for i in range(min(len(source), e.limit or len(source)))]
     dialogues = [d for d in taken if d.user_turns()]
+    if e.context.path == "speech":
+        dialogues = [d for d in dialogues if all(heard(t) for t in d.turns)]
     if len(dialogues) < len(taken):
-        print(f"{len(taken) - len(dialogues)} dialogues without a state are left out")
+        print(f"{len(taken) - len(dialogues)} dialogues without a state, or with a user turn "
+              "without speech, are left out")
     if not dialogues:
         raise BadInput("no dialogue has a state to score against", file=Path(c.data_dir) / e.data,
                        field="split", mend="evaluate a split that is annotated")

@@ -118,7 +118,6 @@ def make(items: Sequence[Item], shape: T.RowShape, left_out: dict[str, int], *, 
     for epoch in range(packings):
         order = np.random.default_rng([seed, epoch]).permutation(len(items))
         made.append(pack_rows(items, shape, order.tolist()))
-    # Packings may differ by a row or two; an epoch is the shortest, so that none repeats early.
     return Plan(tuple(items), tuple(made), shape, left_out)
 
 

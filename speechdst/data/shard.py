@@ -138,6 +138,8 @@ def prepare(
     heard = {"user", "agent"} if spoken.agent_speech else {"user"}
     turns, lines = [], []
     for i, turn in enumerate(dialogue.turns):
+        if turn.speaker not in heard and not turn.text.strip():
+            continue  # an agent turn without text says nothing where the agent is not heard
         samples, voice = None, ""
         try:
             if spoken.speech != "none" and turn.speaker in heard:
