@@ -62,18 +62,19 @@ def stages(context, *, speech, text, steps, rows, positions, lr):
                                     positions=positions),
                          repeat=batch("text", words, kind="asr", path="tokens", rows=1,
                                       positions=512))),
+        asr=dict(
+            steps=steps[1], trainable=(r"^encoder", r"^ctc_head", r"^connector"),
+            weights=dict(speech=1.0, ctc=1.0), optimizer=optimizer(lr, 50),
+            batches=dict(speech=batch("speech", speech, kind="asr", path="speech", rows=rows,
+                                      positions=positions, spec_augment=mask))),
+        # The connector now reads speech; the text encoder learns to speak its language.
         align=dict(
-            steps=steps[1], trainable=(r"^connector/(transformer|out)", r"^text_encoder"),
-            weights=dict(text=1.0), optimizer=optimizer(lr, 50),
+            steps=steps[2], trainable=(r"^text_encoder",),
+            weights=dict(text=1.0), optimizer=optimizer(lr, 20),
             batches=dict(text=batch("text", words, kind=context, path="words", rows=rows,
                                     positions=positions),
                          repeat=batch("text", words, kind="asr", path="words", rows=1,
                                       positions=512))),
-        asr=dict(
-            steps=steps[2], trainable=(r"^encoder", r"^ctc_head", r"^connector"),
-            weights=dict(speech=1.0, ctc=1.0), optimizer=optimizer(lr, 50),
-            batches=dict(speech=batch("speech", speech, kind="asr", path="speech", rows=rows,
-                                      positions=positions, spec_augment=mask))),
         joint=dict(
             steps=steps[3], trainable=(r"^connector", r"^text_encoder", r"lora"),
             weights=dict(speech=1.0, text=0.5), optimizer=optimizer(lr / 2, 20),
@@ -89,16 +90,16 @@ EASY = dict(domains=("restaurant", "hotel", "taxi"), domain_counts=(0.8, 0.2), t
             same=0.0, repair=0.0, proposal=0.15, confirm=0.1)
 
 
-def prepared(corpus, splits, *, root="", speech="espeak", held_out_voices=("test",)):
+def prepared(corpus, splits, *, root="", speech="espeak", voices=96, held_out_voices=("test",)):
     """One entry of `config.prepare`; see `speechdst/data/options.py`."""
-    return dict(corpus=corpus, root=root, splits=splits, speech=speech, voices=12,
+    return dict(corpus=corpus, root=root, splits=splits, speech=speech, voices=voices,
                 held_out_voices=held_out_voices, agent_speech=False, augment={},
                 features="none" if speech == "none" else "log_mel", keep_audio=True, seed=0,
                 limit=0)
 
 
 def simulated(c, *, train, test, text):
-    """Spoken dialogues by twelve voices, the test split by others, and text-only dialogues."""
+    """Spoken dialogues by many voices, the test split by others, and text-only dialogues."""
     c.prepare = dict(
         simulated=prepared("simulated", dict(train=dict(dialogues=train, **EASY),
                                              test=dict(dialogues=test, **EASY))),
@@ -120,10 +121,10 @@ def tiny(c):
 
 def demo(c):
     """Learns to track spoken dialogues from nothing in about a quarter of an hour on two cores."""
-    simulated(c, train=1200, test=60, text=5000)
+    simulated(c, train=1500, test=60, text=5000)
     c.model = model(128, 4, encoder_width=128, encoder_layers=4)
     c.stages = stages("text_history", speech=("simulated",), text=("simulated_text",),
-                      steps=(2500, 600, 1500, 500), rows=2, positions=512, lr=2e-3)
+                      steps=(1800, 1100, 300, 400), rows=2, positions=512, lr=2e-3)
 
 
 def multiwoz(c):
@@ -139,7 +140,7 @@ def multiwoz(c):
     c.tokenizer = dict(size=2000, train_on=("multiwoz",), path="")
     c.model = model(192, 5, encoder_width=160, encoder_layers=4, lora_rank=16)
     c.stages = stages("text_history", speech=("multiwoz",), text=(),
-                      steps=(3000, 600, 2000, 800), rows=1, positions=2048, lr=2e-3)
+                      steps=(2400, 1500, 400, 600), rows=1, positions=2048, lr=2e-3)
     c.evaluation.update(data="multiwoz", split="dev", max_new=256)
 
 
@@ -153,7 +154,7 @@ def get_config(preset: str = "demo") -> ConfigDict:
     c.name = f"joint_dst_{preset}"
     c.data_dir = f"data/{preset}"
     c.seed = 0
-    c.order = ("text", "align", "asr", "joint")
+    c.order = ("text", "asr", "align", "joint")
     c.log_every, c.save_every = 10, 200
     c.mesh = dict(data=-1, fsdp=1, tensor=1)
     c.evaluation = dict(data="", split="", rows=8, limit=0, beam=1, max_new=160,

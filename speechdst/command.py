@@ -1,5 +1,6 @@
 """What the commands share: start-up, quiet logs, and one line for bad input instead of a trace."""
 
+import ctypes
 import sys
 
 from absl import app, flags, logging
@@ -28,12 +29,26 @@ def _leave(problem: str) -> None:
     sys.exit(2)
 
 
+def _keep_memory() -> None:
+    """Tells glibc to keep the blocks that a step frees for the next step.
+
+    Otherwise the arrays of every step are mapped and unmapped anew on a CPU, and their page faults
+    take up to a third of it. Elsewhere than on Linux nothing is done.
+    """
+    trim, top_pad, mmap = -1, -2, -3  # of mallopt, see malloc.h
+    if sys.platform == "linux":
+        mallopt = ctypes.CDLL(None).mallopt
+        for what, value in ((mmap, 32 << 20), (trim, (2 << 30) - 1), (top_pad, 256 << 20)):
+            mallopt(what, value)
+
+
 def run(main) -> None:
     """Runs an absl `main`; bad input or a bad override ends it with one line and exit code 2."""
 
     def guarded(argv):
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)  # Orbax tells of every rename
+        _keep_memory()
         try:
             main(argv)
         except BadInput as error:
