@@ -47,7 +47,7 @@ def run(main) -> None:
 
     def guarded(argv):
         if not flags.FLAGS["verbosity"].present:
-            logging.set_verbosity(logging.WARNING)  # Orbax tells of every rename
+            logging.set_verbosity(logging.ERROR)  # Orbax tells of every rename
         _keep_memory()
         try:
             main(argv)

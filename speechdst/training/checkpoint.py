@@ -57,13 +57,14 @@ class Checkpointer:
         step = self.latest()
         found = self.manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))
         check_fingerprint(found["meta"], self.fingerprint, self.folder)
+        fits(_shapes(self.folder / "steps" / str(step) / "params"), template.trainable, self.folder)
         with _explained(self.folder):
             restored = self.manager.restore(step, args=ocp.args.Composite(
                 params=ocp.args.StandardRestore(_abstract(template.trainable)),
                 rest=ocp.args.StandardRestore(_abstract(_rest(template))),
                 **{f"data_{name}": grain.checkpoint.CheckpointRestore(it)
                    for name, it in iterators.items()}))
-            frozen = _restore(self.folder / "frozen", template.frozen)
+        frozen = _restore(self.folder / "frozen", template.frozen)
         return TrainState(trainable=restored["params"], frozen=frozen, **restored["rest"])
 
     def close(self) -> None:
@@ -82,19 +83,38 @@ def load_params(folder: Path, template: dict) -> dict:
     if not steps:
         raise BadInput("no finished checkpoint there", file=folder, mend="train this stage first")
     params = folder / "steps" / str(max(steps)) / "params"
+    saved = _shapes(params)
+    fits(saved, {p: x for p, x in template.items() if p in saved}, folder)
+    trained = _restore(params, {p: template[p] for p in saved})
+    return trained | _restore(folder / "frozen",
+                              {p: v for p, v in template.items() if p not in saved})
+
+
+def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Path -> shape of stored parameters."""
     with _explained(folder), ocp.StandardCheckpointer() as reader:
-        saved = set(reader.metadata(params).item_metadata.tree)
-        if extra := sorted(saved - set(template)):
-            raise ValueError(f"it has parameters that this model lacks: {extra[:5]}")
-        trained = reader.restore(params, _abstract({p: template[p] for p in saved}))
-        return trained | _restore(folder / "frozen",
-                                  {p: v for p, v in template.items() if p not in saved})
+        stored = reader.metadata(folder).item_metadata.tree
+    return {path: tuple(x.shape) for path, x in stored.items()}
+
+
+def fits(stored: dict[str, tuple[int, ...]], template: dict, where: Path) -> None:
+    """Raises `BadInput` listing parameters that are missing, extra or misshapen. (Orbax would
+    notice while its readers are at work, and leave their threads complaining.)"""
+    wrong = [f"{p} missing" for p in sorted(set(template) - set(stored))]
+    wrong += [f"{p} extra" for p in sorted(set(stored) - set(template))]
+    wrong += [f"{p} {stored[p]} instead of {tuple(x.shape)}" for p, x in template.items()
+              if p in stored and stored[p] != tuple(x.shape)]
+    if wrong:
+        raise BadInput(f"{len(wrong)} parameters of the checkpoint do not fit this model: "
+                       f"{'; '.join(wrong[:5])}", file=where,
+                       mend="use the config it was trained with, or another --workdir")
 
 
 def _restore(folder: Path, template: dict) -> dict:
     if not template:
         return {}
-    with ocp.StandardCheckpointer() as reader:
+    fits(_shapes(folder), template, folder)
+    with _explained(folder), ocp.StandardCheckpointer() as reader:
         return reader.restore(folder, _abstract(template))
 
 
