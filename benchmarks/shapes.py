@@ -173,10 +173,12 @@ def rows(
     return dataclasses.replace(stack(made), tables=(table,))
 
 
-def buckets(trees: Sequence[DialogueTree], together: int) -> list[list[DialogueTree]]:
-    """Single turns in buckets of like length, `together` in each."""
-    ordered = sorted(trees, key=length)
-    return [ordered[i : i + together] for i in range(0, len(ordered), together)]
+def buckets(trees: Sequence[DialogueTree], width: int) -> list[list[DialogueTree]]:
+    """Single turns by length, shortest first; lengths of a bucket differ by less than `width`."""
+    made: dict[int, list[DialogueTree]] = {}
+    for tree in sorted(trees, key=length):
+        made.setdefault(up(length(tree), width), []).append(tree)
+    return list(made.values())
 
 
 def visible_pairs(tree: DialogueTree) -> int:

@@ -37,13 +37,13 @@ QUICK = {
     "xla_llvm_disable_expensive_passes": True,
     "xla_cpu_use_fusion_emitters": False,
 }
-QUICK_SIZE = 32, 2, 32, 3  # width, layers, block, turns in a bucket
+QUICK_SIZE = 32, 2, 32, 128  # width, layers, attention block, width of a bucket
 QUICK_DIALOGUE = shapes.Sizes(turns=3, frames=64, state=12, text=6, vocabulary=64)
 
 _WIDTH = flags.DEFINE_integer("width", 256, "Part 1: width of the decoder.")
 _LAYERS = flags.DEFINE_integer("layers", 6, "Part 1: layers of the decoder.")
 _REPEATS = flags.DEFINE_integer("repeats", 3, "Part 1: measured steps of every arm, in turns.")
-_BLOCK = flags.DEFINE_integer("block", 128, "Part 1: positions of an attention block.")
+_BLOCK = flags.DEFINE_integer("block", 64, "Part 1: positions of an attention block.")
 _SECONDS = flags.DEFINE_float("seconds", 120.0, "Part 2: step time of each arm; 0: no part 2.")
 _RUN = flags.DEFINE_string("run", "", "Part 2: start from this run instead of random parameters.")
 _QUICK = flags.DEFINE_boolean("quick", False, "Everything at the size of the test.")
@@ -55,8 +55,8 @@ def measure(
     sizes: shapes.Sizes,
     *,
     repeats: int,
-    together: int = 3,
-    block: int = 128,
+    bucket: int = 128,
+    block: int = 64,
     quick: bool = False,
     kinds: Sequence[str] = shapes.CONTEXTS,
     say=print,
@@ -75,7 +75,7 @@ def measure(
         turns = shapes.alone(tree)
         say(f"{kind}: compiling")
         arms = {"tree": step_time.tree_arm(trainer, tree, block)}
-        buckets = shapes.buckets(turns, together)
+        buckets = shapes.buckets(turns, bucket)
         if quick:
             name = "blockwise" if kind == "spoken_history" else "causal"
             names = [name] * len(buckets)
@@ -187,16 +187,16 @@ def benchmark(
     width: int = 256,
     layers: int = 6,
     repeats: int = 3,
-    block: int = 128,
+    block: int = 64,
     seconds: float = 120.0,
     from_run: str = "",
     quick: bool = False,
     say=print,
 ) -> dict:
     """Both parts; see the module's text and `measure`, `equal_time.compare`."""
-    sizes, dialogues, held_out, together = shapes.Sizes(), 1200, 60, 3
+    sizes, dialogues, held_out, bucket = shapes.Sizes(), 1200, 60, 128
     if quick:
-        width, layers, block, together = QUICK_SIZE
+        width, layers, block, bucket = QUICK_SIZE
         sizes = QUICK_DIALOGUE
         seconds, dialogues, held_out = min(seconds, 0.5), 8, 2
     result = {
@@ -208,7 +208,7 @@ def benchmark(
             layers,
             sizes,
             repeats=repeats,
-            together=together,
+            bucket=bucket,
             block=block,
             quick=quick,
             say=say,

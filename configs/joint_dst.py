@@ -133,14 +133,14 @@ def multiwoz(c):
     folds = dict(train=899, dev=100)
     c.prepare = dict(multiwoz=prepared(
         "multiwoz", {split: dict(split=split, from_split="val", folds=folds) for split in folds},
-        root="data/raw/multiwoz", held_out_voices=("dev",)),
+        root="data/raw/multiwoz", voices=12, held_out_voices=("dev",)),
         # Real telephone speech, to evaluate on: --config.evaluation.data=spokenwoz
         spokenwoz=prepared("spokenwoz", dict(train={}, dev={}), root="data/raw/spokenwoz",
                            speech="own", held_out_voices=()))
     c.tokenizer = dict(size=2000, train_on=("multiwoz",), path="")
     c.model = model(192, 5, encoder_width=160, encoder_layers=4, lora_rank=16)
     c.stages = stages("text_history", speech=("multiwoz",), text=(),
-                      steps=(2400, 1500, 400, 600), rows=1, positions=2048, lr=2e-3)
+                      steps=(1700, 1000, 150, 250), rows=1, positions=2048, lr=2e-3)
     c.evaluation.update(data="multiwoz", split="dev", max_new=256)
 
 

@@ -17,13 +17,13 @@ def tree_vs_turns(monkeypatch):
 
 
 def test_both_arms_train_alike_and_are_timed(tree_vs_turns):
-    width, layers, block, together = tree_vs_turns.QUICK_SIZE
+    width, layers, block, bucket = tree_vs_turns.QUICK_SIZE
     result = tree_vs_turns.measure(
         width,
         layers,
         tree_vs_turns.QUICK_DIALOGUE,
         repeats=2,
-        together=together,
+        bucket=bucket,
         block=block,
         quick=True,
         kinds=("spoken_history",),
