@@ -140,7 +140,7 @@ def multiwoz(c):
     c.tokenizer = dict(size=2000, train_on=("multiwoz",), path="")
     c.model = model(192, 5, encoder_width=160, encoder_layers=4, lora_rank=16)
     c.stages = stages("text_history", speech=("multiwoz",), text=(),
-                      steps=(1700, 1000, 150, 250), rows=1, positions=2048, lr=2e-3)
+                      steps=(1300, 800, 100, 200), rows=1, positions=2048, lr=2e-3)
     c.evaluation.update(data="multiwoz", split="dev", max_new=256)
 
 
