@@ -72,10 +72,26 @@ class Setup:
                 )
 
 
-def fresh(width: int, layers: int, dialogues: int, held_out: int) -> Setup:
+def simulate(dialogues: int, held_out: int, turns: tuple[int, int]) -> tuple[list, list]:
+    """Dialogues to train on and held-out ones, of `turns` user turns (fewest and most)."""
+    return (
+        list(simulated.read(split="train", dialogues=dialogues, turns=turns)),
+        list(simulated.read(split="test", dialogues=held_out, turns=turns)),
+    )
+
+
+def _roomy(setup: Setup) -> Setup:
+    """With rows that hold the longest tree, so that nothing is left out, some 1024 positions a
+    batch."""
+    positions = up(max(map(length, setup.trees(setup.train))), 128)
+    return dataclasses.replace(setup, positions=positions, rows=max(1, 1024 // positions))
+
+
+def fresh(
+    width: int, layers: int, dialogues: int, held_out: int, turns: tuple[int, int] = (3, 6)
+) -> Setup:
     """A small model drawn at random, a tokenizer and dialogues; nothing is read from disk."""
-    train_set = list(simulated.read(split="train", dialogues=dialogues))
-    test_set = list(simulated.read(split="test", dialogues=held_out))
+    train_set, test_set = simulate(dialogues, held_out, turns)
     texts = [f"{t.speaker.upper()}: {t.text}" for d in train_set for t in d.turns]
     texts += [target(t.text, t.state) for d in train_set for _, t in d.user_turns()]
     tokenizer = Tokenizer(train(texts, target_symbols(simulated.schema()), 640))
@@ -104,10 +120,10 @@ def fresh(width: int, layers: int, dialogues: int, held_out: int) -> Setup:
         tokenizer.size,
     )
     params = jax.jit(functools.partial(state.create, config, 0))()
-    return Setup(config, tokenizer, params, train_set, test_set)
+    return _roomy(Setup(config, tokenizer, params, train_set, test_set))
 
 
-def trained(run: Path, dialogues: int, held_out: int) -> Setup:
+def trained(run: Path, dialogues: int, held_out: int, turns: tuple[int, int] = (3, 6)) -> Setup:
     """The model and tokenizer of a trained run, over freshly simulated dialogues."""
     try:
         c = json.loads((run / "config.json").read_text())
@@ -120,13 +136,8 @@ def trained(run: Path, dialogues: int, held_out: int) -> Setup:
         path: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device)
         for path, x in state.abstract(config)[1].items()
     }
-    return Setup(
-        config,
-        tokenizer,
-        load_params(run / c["order"][-1], template),
-        list(simulated.read(split="train", dialogues=dialogues)),
-        list(simulated.read(split="test", dialogues=held_out)),
-    )
+    params = load_params(run / c["order"][-1], template)
+    return _roomy(Setup(config, tokenizer, params, *simulate(dialogues, held_out, turns)))
 
 
 @dataclasses.dataclass
@@ -179,14 +190,8 @@ def _compiled(setup: Setup, steps: int):
     )
 
 
-def _arms(setup: Setup, tx, say=lambda line: None) -> dict[str, Arm]:
-    everything = setup.trees(setup.train)
-    trees = [t for t in everything if length(t) <= setup.positions]
-    if len(trees) < len(everything):
-        say(
-            f"{len(everything) - len(trees)} of {len(everything)} dialogues are longer than a row "
-            f"of {setup.positions} and left out of both arms"
-        )
+def _arms(setup: Setup, tx) -> dict[str, Arm]:
+    trees = setup.trees(setup.train)
     make = lambda of: Arm(
         state.start(setup.params, (r"^decoder/(?!.*lora)",), tx, 0), setup.batches(of)
     )
@@ -230,7 +235,7 @@ def compare(setup: Setup, seconds: float, say=print) -> dict:
     say(f"{1000 * pace:.0f} ms a step, a schedule of {steps} steps in {seconds:g} s")
 
     tx, step = _compiled(setup, steps)
-    arms = _arms(setup, tx, say)
+    arms = _arms(setup, tx)
     jax.block_until_ready(
         step(
             arms["trees"].state,

@@ -4,6 +4,7 @@
     python -m benchmarks.tree_vs_turns --width=512 --seconds=0
     python -m benchmarks.tree_vs_turns --quick               # seconds, the size of the test
     python -m benchmarks.tree_vs_turns --run=runs/demo       # part 2 goes on from a trained run
+    python -m benchmarks.tree_vs_turns --turns=12,18         # part 2 on dialogues as long as SpokenWOZ
 
 Part 1: seconds of one optimizer step of the joint-DST recipe, audio encoder included, over a
 SpokenWOZ-shaped dialogue as one tree and as length-bucketed single turns, which are first shown to
@@ -55,6 +56,7 @@ _REPEATS = flags.DEFINE_integer("repeats", 3, "Part 1: measured steps of every a
 _BLOCK = flags.DEFINE_integer("block", 64, "Part 1: positions of an attention block.")
 _SECONDS = flags.DEFINE_float("seconds", 120.0, "Part 2: step time of each arm; 0: no part 2.")
 _RUN = flags.DEFINE_string("run", "", "Part 2: start from this run instead of random parameters.")
+_TURNS = flags.DEFINE_list("turns", ["3", "6"], "Part 2: fewest and most user turns.")
 _QUICK = flags.DEFINE_boolean("quick", False, "Everything at the size of the test.")
 
 
@@ -191,6 +193,7 @@ def benchmark(
     block: int = 64,
     seconds: float = 120.0,
     from_run: str = "",
+    turns: tuple[int, int] = (3, 6),
     quick: bool = False,
     say=print,
 ) -> dict:
@@ -217,9 +220,9 @@ def benchmark(
     }
     if seconds:
         if from_run:
-            setup = equal_time.trained(Path(from_run), dialogues, held_out)
+            setup = equal_time.trained(Path(from_run), dialogues, held_out, turns)
         else:
-            setup = equal_time.fresh(*((16, 1) if quick else (128, 4)), dialogues, held_out)
+            setup = equal_time.fresh(*((16, 1) if quick else (128, 4)), dialogues, held_out, turns)
         if quick:
             setup = dataclasses.replace(setup, compiler_options=_quick_options())
         result["jga"] = equal_time.compare(setup, seconds, say)
@@ -236,6 +239,7 @@ def main(argv):
         block=_BLOCK.value,
         seconds=_SECONDS.value,
         from_run=_RUN.value,
+        turns=tuple(map(int, _TURNS.value)),
         quick=_QUICK.value,
         say=lambda line: console.print(line, highlight=False),
     )

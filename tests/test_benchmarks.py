@@ -75,8 +75,6 @@ def test_accuracy_after_equal_time(tree_vs_turns):
     setup = dataclasses.replace(
         equal_time.fresh(16, 1, 8, 1),
         max_new=4,
-        positions=1024,
-        rows=1,
         compiler_options=tree_vs_turns._quick_options(),
     )
     result = json.loads(json.dumps(equal_time.compare(setup, 0.2, say=lambda line: None)))
