@@ -4,7 +4,7 @@
     python -m benchmarks.tree_vs_turns --width=512 --seconds=0
     python -m benchmarks.tree_vs_turns --quick               # seconds, the size of the test
     python -m benchmarks.tree_vs_turns --run=runs/demo       # part 2 goes on from a trained run
-    python -m benchmarks.tree_vs_turns --turns=12,18         # part 2 on dialogues as long as SpokenWOZ
+    python -m benchmarks.tree_vs_turns --turns=12,18         # part 2 on dialogues of that length
 
 Part 1: seconds of one optimizer step of the joint-DST recipe, audio encoder included, over a
 SpokenWOZ-shaped dialogue as one tree and as length-bucketed single turns, which are first shown to
