@@ -16,6 +16,10 @@ $(VENV)/.installed: requirements.txt
 	  { echo "error: $(PYTHON) is older than 3.11; give a newer one: make PYTHON=python3.12"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install -q --disable-pip-version-check -r requirements.txt
+	@# librosa compiles some of itself at first use and keeps that on disk; once, before processes
+	@# do it side by side and spoil one another's files.
+	$(RUN) -c "import librosa, numpy; \
+	  librosa.effects.pitch_shift(numpy.ones(16000, 'float32'), sr=16000, n_steps=1)"
 	touch $@
 
 demo: $(VENV)/.installed

@@ -22,6 +22,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
 from pathlib import Path
 
+import numpy as np
+
 import speechdst
 from speechdst.data import shard, speech
 from speechdst.data.dialogue import BadInput, Dialogue
@@ -182,6 +184,8 @@ def _run(tasks: list[shard.Task], processes: int) -> Iterator[str]:
         yield from map(shard.write, todo)
         return
     # spawn: a fork of a process in which JAX or Grain run threads may hang.
+    # librosa compiles some of itself at first use, into files that workers would write at once.
+    speech.log_mel(np.ones(speech.SAMPLE_RATE, np.float32))
     pool = ProcessPoolExecutor(
         min(processes, len(todo)),
         multiprocessing.get_context("spawn"),
