@@ -125,6 +125,7 @@ def train_stage(name: str, workdir: Path, config, tokenizer, params, preemption)
 
 def main(argv):
     del argv
+    preemption = Preemption()
     c, workdir = _CONFIG.value, Path(_WORKDIR.value)
     workdir.mkdir(parents=True, exist_ok=True)
     write_once(workdir / "config.json", c)
@@ -138,7 +139,6 @@ def main(argv):
     template = {path: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s) for (path, x), s in zip(
         shapes.items(), sharding.parameters(shapes, mesh).values(), strict=True)}
     params = None
-    preemption = Preemption()
     for i, name in enumerate(c.order):
         if steps_of(workdir / name) >= c.stages[name].steps:
             continue  # finished before

@@ -41,7 +41,7 @@ class Progress:
     def __init__(self, stage: str, steps: int, start: int, every: float = 10.0):
         self.stage, self.steps, self.start, self.every = stage, steps, start, every
         self.console = Console(file=sys.stdout, highlight=False)
-        self.began = self.printed = time.monotonic()
+        self.began, self.printed = time.monotonic(), float("-inf")
 
     def show(self, step: int, values: dict[str, float], final: bool = False) -> None:
         now = time.monotonic()
