@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from benchmarks.shapes import alone, up
+from benchmarks.shapes import alone, decoder, up
 from speechdst.config import model_config
 from speechdst.data import plan
 from speechdst.data.batch import Batch, stack
@@ -31,9 +31,9 @@ from speechdst.decoding.track import Tracker
 from speechdst.evaluate import predictions
 from speechdst.metrics import jga
 from speechdst.models.dialogue_lm import DialogueLMConfig
-from speechdst.steps.joint_dst import joint_dst_train_step, losses
+from speechdst.steps.joint_dst import losses, make_step
 from speechdst.training import optimizer, state
-from speechdst.training.checkpoint import load_params
+from speechdst.training.checkpoint import load_run
 
 CONTEXT = Context("text_history", "tokens")
 SLICE = 5.0  # seconds that an arm trains before it is the other's turn
@@ -96,26 +96,13 @@ def fresh(
     texts += [target(t.text, t.state) for d in train_set for _, t in d.user_turns()]
     tokenizer = Tokenizer(train(texts, target_symbols(simulated.schema()), 640))
     # Only the decoder is used; the other towers are as small as they may be.
-    small, heads = dict(width=8, layers=1, heads=2), max(2, width // 32)
+    small = dict(width=8, layers=1, heads=2)
     config = model_config(
         dict(
             encoder=dict(transformer=small),
             connector=dict(transformer=small, inputs=8, outputs=width),
             text_encoder=dict(transformer=small, vocabulary=0, outputs=8),
-            decoder=dict(
-                transformer=dict(
-                    width=width,
-                    layers=layers,
-                    heads=heads,
-                    kv_heads=heads // 2,
-                    mlp_width=3 * width,
-                    gated=True,
-                    rms=True,
-                    bias=False,
-                    rope_theta=10_000.0,
-                ),
-                vocabulary=0,
-            ),
+            decoder=decoder(width, layers),
         ),
         tokenizer.size,
     )
@@ -129,14 +116,7 @@ def trained(run: Path, dialogues: int, held_out: int, turns: tuple[int, int] = (
         c = json.loads((run / "config.json").read_text())
     except FileNotFoundError:
         raise BadInput("no config.json there", file=run, mend="give a run's --workdir") from None
-    tokenizer = Tokenizer.load(Path(c["data_dir"]) / "tokenizer.model")
-    config = model_config(c["model"], tokenizer.size)
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    template = {
-        path: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device)
-        for path, x in state.abstract(config)[1].items()
-    }
-    params = load_params(run / c["order"][-1], template)
+    tokenizer, config, params = load_run(ConfigDict(c), run)
     return _roomy(Setup(config, tokenizer, params, *simulate(dialogues, held_out, turns)))
 
 
@@ -164,30 +144,28 @@ class Arm:
 
 def _compiled(setup: Setup, steps: int):
     """(tx, the jitted train step) with a cosine schedule over `steps`."""
-    graph, _ = state.abstract(setup.config)
-    c = ConfigDict(
+    stage = ConfigDict(
         dict(
-            lr=setup.lr,
-            warmup=50,
-            decay="cosine",
-            end_ratio=0.05,
-            clip=1.0,
-            weight_decay=0.01,
-            b2=0.98,
+            steps=steps,
+            weights=dict(text=1.0),
+            optimizer=dict(
+                lr=setup.lr,
+                warmup=50,
+                decay="cosine",
+                end_ratio=0.05,
+                clip=1.0,
+                weight_decay=0.01,
+                b2=0.98,
+            ),
         )
     )
-    tx = optimizer.make(c, steps)
-    return tx, jax.jit(
-        functools.partial(
-            joint_dst_train_step,
-            graph=graph,
-            tx=tx,
-            terms={"text": "text"},
-            weights={"text": 1.0},
-            schedule=optimizer.schedule(c, steps),
-        ),
+    step = make_step(
+        state.abstract(setup.config)[0],
+        stage,
+        {"text": "text"},
         compiler_options=setup.compiler_options,
     )
+    return optimizer.make(stage.optimizer, steps), step
 
 
 def _arms(setup: Setup, tx) -> dict[str, Arm]:

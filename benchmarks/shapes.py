@@ -42,11 +42,30 @@ class Sizes:
     vocabulary: int = 4096
 
 
+def decoder(width: int, layers: int) -> dict:
+    """The decoder of the from-scratch presets, as a config."""
+    heads = max(2, width // 32)
+    return dict(
+        transformer=dict(
+            width=width,
+            layers=layers,
+            heads=heads,
+            kv_heads=heads // 2,
+            mlp_width=3 * width,
+            gated=True,
+            rms=True,
+            bias=False,
+            rope_theta=10_000.0,
+        ),
+        vocabulary=0,
+    )
+
+
 def model(width: int, layers: int, sizes: Sizes) -> DialogueLMConfig:
     """A decoder of `width` under two encoder layers of 3/4 of it: encoder : decoder parameters
     1 : 4, as WavLM-large : OLMo-1B in the paper; its frame rates, 50 vectors and 8.3 soft
     positions a second."""
-    ears, heads = width * 3 // 4, max(2, width // 32)
+    ears = width * 3 // 4
     small = dict(width=ears, layers=1, heads=4)
     return model_config(
         dict(
@@ -55,20 +74,7 @@ def model(width: int, layers: int, sizes: Sizes) -> DialogueLMConfig:
             ),
             connector=dict(transformer=small, inputs=ears, outputs=width, strides=[3, 2], taps=7),
             text_encoder=dict(transformer=small, vocabulary=0, outputs=ears),
-            decoder=dict(
-                transformer=dict(
-                    width=width,
-                    layers=layers,
-                    heads=heads,
-                    kv_heads=heads // 2,
-                    mlp_width=3 * width,
-                    gated=True,
-                    rms=True,
-                    bias=False,
-                    rope_theta=10_000.0,
-                ),
-                vocabulary=0,
-            ),
+            decoder=decoder(width, layers),
         ),
         sizes.vocabulary,
     )

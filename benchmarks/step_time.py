@@ -21,11 +21,19 @@ from speechdst.data.batch import Batch
 from speechdst.data.tree import DialogueTree, length
 from speechdst.models import attention
 from speechdst.models.dialogue_lm import DialogueLMConfig
-from speechdst.steps.joint_dst import joint_dst_train_step, losses
+from speechdst.steps.joint_dst import losses, make_step
 from speechdst.training import optimizer, state
 
 TERMS = {"dialogues": "loss"}
-STEPS = 1000  # of the learning-rate schedule
+STAGE = ConfigDict(
+    dict(
+        steps=1000,
+        weights=dict(loss=1.0),
+        optimizer=dict(
+            lr=1e-4, warmup=50, decay="cosine", end_ratio=0.05, clip=1.0, weight_decay=0.01, b2=0.98
+        ),
+    )
+)
 
 
 def causal(q, k, v, batch):
@@ -55,21 +63,7 @@ class Trainer:
 
     @functools.cached_property
     def tx(self):
-        return optimizer.make(self._optimizer, STEPS)
-
-    @property
-    def _optimizer(self):
-        return ConfigDict(
-            dict(
-                lr=1e-4,
-                warmup=50,
-                decay="cosine",
-                end_ratio=0.05,
-                clip=1.0,
-                weight_decay=0.01,
-                b2=0.98,
-            )
-        )
+        return optimizer.make(STAGE.optimizer, STAGE.steps)
 
     def jit(self, function, **kwargs):
         return jax.jit(function, compiler_options=self.compiler_options, **kwargs)
@@ -85,16 +79,8 @@ class Trainer:
     @functools.cached_property
     def whole(self):
         """(state, batches) -> (state, metrics): `joint_dst_train_step` itself."""
-        return self.jit(
-            functools.partial(
-                joint_dst_train_step,
-                graph=self.graph,
-                tx=self.tx,
-                terms=TERMS,
-                weights={"loss": 1.0},
-                schedule=optimizer.schedule(self._optimizer, STEPS),
-            ),
-            donate_argnums=0,
+        return make_step(
+            self.graph, STAGE, TERMS, donate_argnums=0, compiler_options=self.compiler_options
         )
 
     @functools.cached_property

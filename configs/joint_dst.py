@@ -92,10 +92,10 @@ EASY = dict(domains=("restaurant", "hotel"), domain_counts=(1.0,), turns=(2, 4),
             repair=0.0, proposal=0.15, confirm=0.1)
 
 
-def prepared(corpus, splits, *, root="", speech="espeak", voices=12, held_out_voices=("test",)):
+def prepared(corpus, splits, *, root="", speech="espeak", held_out_voices=("test",)):
     """One entry of `config.prepare`; see `speechdst/data/options.py`."""
-    return dict(corpus=corpus, root=root, splits=splits, speech=speech, voices=voices,
-                held_out_voices=held_out_voices, agent_speech=False, augment={},
+    return dict(corpus=corpus, root=root, splits=splits, speech=speech, voices=64,
+                held_out_voices=held_out_voices, accents=("en-us",), agent_speech=False, augment={},
                 features="none" if speech == "none" else "log_mel", keep_audio=True, seed=0,
                 limit=0)
 
@@ -126,7 +126,7 @@ def demo(c):
     simulated(c, train=1500, test=60, text=5000)
     c.model = model(128, 4, encoder_width=128, encoder_layers=4)
     c.stages = stages("text_history", speech=("simulated",), text=("simulated_text",),
-                      steps=(1500, 1100, 150, 450), rows=2, positions=512, lr=2e-3)
+                      steps=(1500, 1600, 600, 450), rows=1, positions=1024, lr=2e-3)
 
 
 def multiwoz(c):

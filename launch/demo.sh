@@ -5,6 +5,8 @@ set -eu
 python=${PYTHON:-python3}
 run=${1:?usage: demo.sh RUN_FOLDER}
 config=configs/joint_dst.py:demo
+# On a CPU under Linux, large pages spare a step up to a fifth of its time; elsewhere it does nothing.
+export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
 
 "$python" -m speechdst.prepare --config=$config
 "$python" -m speechdst.train --config=$config --workdir="$run"

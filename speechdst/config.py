@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import typing
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from ml_collections import ConfigDict
 
 from speechdst.data.contexts import Context
 from speechdst.data.dialogue import BadInput
+from speechdst.files import write_text
 from speechdst.models.dialogue_lm import DialogueLMConfig
 
 
@@ -54,8 +54,6 @@ def steps_of(stage: Path) -> int:
     return max(steps, default=0)
 
 
-def write_once(path: Path, config: ConfigDict) -> None:
-    """Keeps the config beside the run; later commands of the run read it there."""
-    aside = path.with_suffix(".tmp")
-    aside.write_text(json.dumps(json.loads(config.to_json()), indent=1) + "\n")
-    os.replace(aside, path)
+def keep(path: Path, config: ConfigDict) -> None:
+    """Keeps the config beside the run, for the report."""
+    write_text(path, json.dumps(json.loads(config.to_json()), indent=1) + "\n")

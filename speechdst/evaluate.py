@@ -12,25 +12,22 @@ out and counted.
 
 import dataclasses
 import json
-import os
 import time
 from pathlib import Path
 
-import jax
 from absl import flags
 from ml_collections import config_flags
 from rich.console import Console
 from rich.table import Table
 
 from speechdst.command import run
-from speechdst.config import context_of, model_config
+from speechdst.config import context_of
 from speechdst.data.dialogue import BadInput, Turn
 from speechdst.data.prepared import Prepared
-from speechdst.data.tokenizer import Tokenizer
 from speechdst.decoding.track import Tracker
+from speechdst.files import write_text
 from speechdst.metrics import jga, ontology, scores
-from speechdst.training import state
-from speechdst.training.checkpoint import load_params
+from speechdst.training.checkpoint import load_run
 
 
 def heard(turn: Turn) -> bool:
@@ -49,12 +46,8 @@ def predictions(tracker: Tracker, dialogues) -> dict:
 
 
 def write(folder: Path, predicted: dict, scored: list[scores.Scores]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in (("predictions.json", json.dumps(predicted, indent=1)),
-                       ("scores.json", json.dumps([json.loads(s.to_json()) for s in scored]))):
-        aside = folder / f"{name}.tmp"
-        aside.write_text(text + "\n")
-        os.replace(aside, folder / name)
+    write_text(folder / "predictions.json", json.dumps(predicted, indent=1) + "\n")
+    write_text(folder / "scores.json", json.dumps([json.loads(s.to_json()) for s in scored]) + "\n")
 
 
 def summary(rows: dict[str, scores.Scores]) -> Table:
@@ -72,13 +65,7 @@ def summary(rows: dict[str, scores.Scores]) -> Table:
 def main(argv):
     del argv
     c, workdir = _CONFIG.value, Path(_WORKDIR.value)
-    tokenizer = Tokenizer.load(Path(c.data_dir) / "tokenizer.model")
-    model = model_config(c.model, tokenizer.size)
-    _, shapes = state.abstract(model)
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    template = {p: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device)
-                for p, x in shapes.items()}
-    params = load_params(workdir / (_STAGE.value or c.order[-1]), template)
+    tokenizer, model, params = load_run(c, workdir, _STAGE.value)
     e = c.evaluation
     data = Prepared(Path(c.data_dir) / e.data)
     source = data.dialogues(e.split)

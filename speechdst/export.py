@@ -22,10 +22,11 @@ from speechdst.config import context_of, model_config
 from speechdst.data.dialogue import BadInput
 from speechdst.data.tokenizer import Tokenizer
 from speechdst.decoding.track import Tracker
+from speechdst.files import write_text
 from speechdst.models.dialogue_lm import DialogueLMConfig
 from speechdst.models.lora import merge
 from speechdst.training import state
-from speechdst.training.checkpoint import load_params
+from speechdst.training.checkpoint import fits, load_run
 
 FORMAT = 1
 
@@ -45,9 +46,7 @@ def save(folder: Path, params: dict, model: dict, tokenizer: Tokenizer, context:
     (folder / "tokenizer.model").write_bytes(tokenizer.model)
     config = {"format": FORMAT, "model": model, "context": context, "decoding": decoding,
               "tokenizer": tokenizer.fingerprint}
-    aside = folder / "config.json.tmp"
-    aside.write_text(json.dumps(config, indent=1) + "\n")
-    os.replace(aside, folder / "config.json")
+    write_text(folder / "config.json", json.dumps(config, indent=1) + "\n")
 
 
 def load(folder: str | Path) -> Tracker:
@@ -79,13 +78,7 @@ def load(folder: str | Path) -> Tracker:
         raise BadInput("the weights are missing", file=weights, mend="export the run again")
     params = load_file(weights)
     _, shapes = state.abstract(model)
-    wrong = [f"{p} missing" for p in sorted(set(shapes) - set(params))]
-    wrong += [f"{p} extra" for p in sorted(set(params) - set(shapes))]
-    wrong += [f"{p} {params[p].shape} instead of {x.shape}" for p, x in shapes.items()
-              if p in params and params[p].shape != x.shape]
-    if wrong:
-        raise BadInput(f"{len(wrong)} tensors do not fit the config: {'; '.join(wrong[:5])}",
-                       file=weights, mend="export the run again")
+    fits({p: v.shape for p, v in params.items()}, shapes, weights, mend="export the run again")
     return Tracker(jax.device_put(params), model, tokenizer, context_of(config["context"]),
                    **config["decoding"])
 
@@ -93,12 +86,8 @@ def load(folder: str | Path) -> Tracker:
 def main(argv):
     del argv
     c, workdir = _CONFIG.value, Path(_WORKDIR.value)
-    tokenizer = Tokenizer.load(Path(c.data_dir) / "tokenizer.model")
-    values = json.loads(c.model.to_json())
-    model = model_config(c.model, tokenizer.size)
-    _, shapes = state.abstract(model)
-    params = load_params(workdir / (_STAGE.value or c.order[-1]), shapes)
-    e = c.evaluation
+    tokenizer, _, params = load_run(c, workdir, _STAGE.value)
+    e, values = c.evaluation, json.loads(c.model.to_json())
     save(Path(_OUT.value), {p: np.asarray(v) for p, v in params.items()}, values, tokenizer,
          json.loads(e.context.to_json()), {"beam": e.beam, "max_new": e.max_new}, _MERGE.value)
     size = (Path(_OUT.value) / "model.safetensors").stat().st_size

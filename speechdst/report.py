@@ -25,6 +25,7 @@ from rapidfuzz.distance import Levenshtein
 from speechdst import command, report_charts
 from speechdst.data.dialogue import Audio, BadInput, Dialogue
 from speechdst.data.prepared import Prepared
+from speechdst.files import write_text
 from speechdst.metrics import jga
 from speechdst.metrics.normalize import transcript
 from speechdst.metrics.scores import Scores, number
@@ -102,10 +103,7 @@ def write(
         known=len(predicted),
         data={"cards": cards, "clips": clips, "evaluations": [e.name for e in evaluations]},
     )
-    path = Path(path)
-    aside = path.with_name(path.name + ".tmp")
-    aside.write_text(page, encoding="utf-8", errors="replace")
-    os.replace(aside, path)
+    write_text(Path(path), page, errors="replace")
 
 
 def data_uri(audio: Audio) -> str:

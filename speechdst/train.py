@@ -19,12 +19,12 @@ from ml_collections import config_flags
 
 from speechdst import sharding
 from speechdst.command import run
-from speechdst.config import context_of, model_config, steps_of, write_once
+from speechdst.config import context_of, keep, model_config, steps_of
 from speechdst.data import loader
 from speechdst.data.contexts import FRAMES_PER_SECOND, TreeBuilder
 from speechdst.data.prepared import Prepared
 from speechdst.data.tokenizer import Tokenizer
-from speechdst.steps.joint_dst import joint_dst_train_step
+from speechdst.steps.joint_dst import make_step
 from speechdst.training import optimizer, state
 from speechdst.training.checkpoint import Checkpointer, load_params
 from speechdst.training.metrics import Metrics, Progress, check_finite
@@ -72,14 +72,8 @@ def train_stage(name: str, workdir: Path, config, tokenizer, params, preemption)
         sharding.replicated(mesh))
     current = jax.device_put(begin, shardings)
 
-    terms = {key: spec.loss for key, spec in stage.batches.items()}
-    if "ctc" in stage.weights:
-        terms["ctc"] = "ctc"
-    step_fn = jax.jit(
-        functools.partial(joint_dst_train_step, graph=graph, tx=tx, terms=terms,
-                          weights=dict(stage.weights),
-                          schedule=optimizer.schedule(stage.optimizer, stage.steps)),
-        donate_argnums=0, out_shardings=(shardings, None))
+    step_fn = make_step(graph, stage, {key: spec.loss for key, spec in stage.batches.items()},
+                        donate_argnums=0, out_shardings=(shardings, None))
 
     checkpoints = Checkpointer(workdir / name, {
         "config": c.name, "stage": name, "tokenizer": tokenizer.fingerprint,
@@ -128,7 +122,7 @@ def main(argv):
     preemption = Preemption()
     c, workdir = _CONFIG.value, Path(_WORKDIR.value)
     workdir.mkdir(parents=True, exist_ok=True)
-    write_once(workdir / "config.json", c)
+    keep(workdir / "config.json", c)
     tokenizer = Tokenizer.load(Path(c.data_dir) / "tokenizer.model")
     model = model_config(c.model, tokenizer.size)
     _, shapes = state.abstract(model)

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from speechdst import sharding
 from speechdst.data.batch import stack
 from speechdst.data.tree import pack
-from speechdst.steps.joint_dst import joint_dst_train_step
+from speechdst.steps.joint_dst import make_step
 from speechdst.training import optimizer, state
 
 MODEL = tiny.config(layers=1)
@@ -53,7 +53,7 @@ def on(mesh):
         sharding.like_parameters(begin.optimizer, mesh),
         sharding.replicated(mesh),
     )
-    return tx, jax.device_put(begin, shardings), shardings, sharding.put(batch(), mesh)
+    return jax.device_put(begin, shardings), shardings, sharding.put(batch(), mesh)
 
 
 @functools.cache
@@ -61,16 +61,12 @@ def stepped(data, fsdp, tensor):
     """One step on this mesh: (new state, losses)."""
     devices = jax.devices()[: data * fsdp * tensor]
     mesh = sharding.make_mesh(data, fsdp, tensor, devices)
-    tx, begin, shardings, rows = on(mesh)
-    step = jax.jit(
-        functools.partial(
-            joint_dst_train_step,
-            graph=state.abstract(MODEL)[0],
-            tx=tx,
-            terms={"speech": "speech", "ctc": "ctc"},
-            weights={"speech": 1.0, "ctc": 0.3},
-            schedule=optimizer.schedule(OPTIMIZER, 10),
-        ),
+    begin, shardings, rows = on(mesh)
+    stage = ConfigDict(dict(optimizer=OPTIMIZER, steps=10, weights=dict(speech=1.0, ctc=0.3)))
+    step = make_step(
+        state.abstract(MODEL)[0],
+        stage,
+        {"speech": "speech"},
         out_shardings=(shardings, None),
         compiler_options=tiny.QUICK,
     )

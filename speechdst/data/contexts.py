@@ -138,9 +138,14 @@ class TreeBuilder:
                 and (turn.audio is not None or turn.features is not None))
 
     def spoken_history(self, turns: Sequence[Turn]) -> list[DialogueTree]:
+        answered = [turn.state is not None and self.usable(turn) for turn in turns]
+        if not any(answered):
+            return []
+        # What follows the last answer is never read.
+        turns = turns[:len(turns) - answered[::-1].index(True)]
         trunk, utterances, ends = self.spoken_trunk(turns, self.usable)
-        branches = [Branch(end, self.answer(turn)) for turn, end in zip(turns, ends, strict=True)
-                    if turn.state is not None and self.usable(turn)]
+        branches = [Branch(end, self.answer(turn))
+                    for turn, end, ok in zip(turns, ends, answered, strict=False) if ok]
         return [DialogueTree(tuple(trunk), tuple(branches), tuple(utterances))]
 
     def text_history(self, turns: Sequence[Turn]) -> list[DialogueTree]:

@@ -1,7 +1,7 @@
 """Grain loaders: planned rows, mixed over sources, shuffled, split by host, stacked to batches."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import grain
 import numpy as np
@@ -62,8 +62,7 @@ class Loader:
 
 def make(sources: Sequence[Source], builder: TreeBuilder, *, positions: int, rows: int,
          seed: int, block: int = 128, channels: int = 80, spec_augment: dict | None = None,
-         host: int = 0, hosts: int = 1, soft_length: Callable[[str, int], int] | None = None,
-         threads: int = 2) -> Loader:
+         host: int = 0, hosts: int = 1, threads: int = 2) -> Loader:
     """Plans the sources for one common row shape and returns the stream of batches.
 
     The k-th batch of all hosts together is the same set of rows whatever the number of hosts.
@@ -74,7 +73,7 @@ def make(sources: Sequence[Source], builder: TreeBuilder, *, positions: int, row
         s.dialogues, _sizes_only(builder)), positions) for s in sources]
     everything = [i for items, _ in measured for i in items]
     kind = "words" if builder.context.path == "words" else "speech"
-    shape = planning.row_shape(everything, positions, kind, soft_length or builder.soft_length,
+    shape = planning.row_shape(everything, positions, kind, builder.soft_length,
                                block=block, channels=channels)
     plans = tuple(planning.make(items, shape, left_out, seed=seed)
                   for items, left_out in measured)

@@ -26,6 +26,7 @@ class Options:
     speech           "own" recordings, "espeak" or "module:function" synthesis, "none": text only
     voices           how many voices synthesis draws from, in held-out splits and in the others
     held_out_voices  splits that are spoken by voices not heard in the others
+    accents          espeak's accents that the voices are drawn from
     agent_speech     agent turns are heard as well, not only user turns
     augment          of waveforms, see `augment.Augment`
     features         "log_mel" or "none", stored beside the audio
@@ -40,6 +41,7 @@ class Options:
     speech: str = "own"
     voices: int = 12
     held_out_voices: tuple[str, ...] = ()
+    accents: tuple[str, ...] = tts.ACCENTS
     agent_speech: bool = False
     augment: Mapping = dataclasses.field(default_factory=dict)
     features: str = "log_mel"
@@ -86,6 +88,11 @@ class Options:
                 raise BadInput(
                     f"{self.voices}, expected at least {1 + self.agent_speech}", field="voices"
                 )
+        if unknown := sorted(set(self.accents) - set(tts.ACCENTS)):
+            raise BadInput(f"unknown accent {unknown[0]!r}", field="accents",
+                           mend=f"there are {', '.join(tts.ACCENTS)}")  # fmt: skip
+        if not self.accents:
+            raise BadInput("none given", field="accents")
         if self.speech != "none" and self.features == "none" and not self.keep_audio:
             raise BadInput(
                 "neither audio nor features would be kept",
@@ -112,7 +119,7 @@ class Options:
         held_out = split in self.held_out_voices
         return shard.Spoken(
             self.speech,
-            tuple(tts.voices(self.seed, self.voices, held_out) if synthetic else ()),
+            tuple(tts.voices(self.seed, self.voices, held_out, self.accents) if synthetic else ()),
             self.agent_speech,
             dict(self.splits[split].get("augment", self.augment)),
             self.features,

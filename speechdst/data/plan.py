@@ -15,6 +15,9 @@ from speechdst.data import tree as T
 from speechdst.data.contexts import TreeBuilder
 from speechdst.data.dialogue import BadInput
 
+SAMPLE = 600  # trees that a row shape is tried on
+POSITION = 4  # what a position of the decoder costs, in frames of speech or words of text
+
 
 @dataclasses.dataclass(frozen=True)
 class Item:
@@ -57,36 +60,71 @@ def measure(dialogues: Sequence, builder: TreeBuilder) -> list[Item]:
     return items
 
 
+def table_sizes(sizes: np.ndarray, unit: int, buckets: int) -> list[int]:
+    """Multiples of `unit`, at most `buckets` of them, for the least padding of these sizes.
+
+    The largest holds the largest size. Exact, by dynamic programming over the distinct sizes.
+    """
+    values, counts = np.unique(-(-sizes // unit) * unit, return_counts=True)
+    before = np.concatenate([[0], np.cumsum(counts)])
+    n = len(values)
+    cost = np.full(n + 1, np.inf)  # of the first j values in the buckets so far
+    cost[0] = 0
+    cuts = []
+    for _ in range(min(buckets, n)):
+        each = [cost[:j] + values[j - 1] * (before[j] - before[:j]) for j in range(1, n + 1)]
+        cuts.append([0] + [int(np.argmin(c)) for c in each])
+        cost = np.array([np.inf] + [c.min() for c in each])
+    chosen, j = [], n
+    for cut in reversed(cuts):
+        chosen.append(int(values[j - 1]))
+        j = cut[j]
+    return chosen[::-1]
+
+
 def row_shape(items: Sequence[Item], positions: int, kind: str, soft_length, *, block: int,
               channels: int, buckets: int = 4) -> T.RowShape:
-    """The closed shape for rows of these trees.
+    """The closed shape for rows of these trees: tables with little padding and few empty places.
 
-    Utterance tables are cut at quantiles of the utterances' sizes; each has room for what an
-    average full row needs and a tenth more, and for whatever any single tree needs.
+    Every table starts with room for what an average full row needs and for whatever any single
+    tree needs; then places are taken away as long as a sample of the trees gets cheaper to pack.
     """
     sizes = np.array([s for i in items for s in i.sizes])
     if not len(sizes):
         return T.RowShape(positions, (), block, channels)
-    unit = 16 if kind == "words" else 32
-    quantiles = np.quantile(sizes, np.linspace(0, 1, buckets + 1)[1:])
-    edges = sorted({int(-(-q // unit) * unit) for q in quantiles})
-    per_row = positions / (sum(i.positions for i in items) / len(sizes))
-    counts = [max(1, int(np.ceil(1.1 * per_row * np.mean((sizes > low) & (sizes <= high)))))
-              for low, high in zip([-1, *edges], edges, strict=False)]
+    edges = np.array(table_sizes(sizes, 8 if kind == "words" else 32, buckets))
     transcript = -(-max((i.transcript for i in items), default=0) // 8) * 8
-    table = lambda size, count: T.Table(
-        kind, count, size, soft_length(kind, size), transcript if kind == "speech" else 0)
+
+    def shape(counts):
+        return T.RowShape(positions, tuple(
+            T.Table(kind, int(c), int(size), soft_length(kind, int(size)),
+                    transcript if kind == "speech" else 0)
+            for size, c in zip(edges, counts, strict=True) if c), block, channels)
+
+    below = np.concatenate([[-1], edges[:-1]])
+    # An utterance may go to any table that is long enough, so a tree fits if for every table
+    # those from it on have as many places as the tree has utterances longer than the one before.
+    need = np.max([(np.array(i.sizes)[:, None] > below).sum(0) for i in items if i.sizes], axis=0)
+    per_row = positions / (sum(i.positions for i in items) / len(sizes))
+    counts = np.ceil(1.1 * per_row * np.diff(np.searchsorted(np.sort(sizes), edges, "right"),
+                                             prepend=0) / len(sizes)).astype(int)
+    for k in reversed(range(len(counts))):
+        counts[k] = max(counts[k], need[k] - counts[k + 1:].sum())
+
+    sample = [items[i] for i in np.random.default_rng(0).permutation(len(items))[:SAMPLE]]
+
+    def cost(counts):
+        rows = len(pack_rows(sample, shape(counts), range(len(sample))))
+        return rows * (POSITION * positions + int(edges @ counts))
+
+    now = cost(counts)
     while True:
-        tables = tuple(table(s, c) for s, c in zip(edges, counts, strict=True))
-        shape = T.RowShape(positions, tables, block, channels)
-        worst = [i for i in items if T.place(i.sizes, shape, [0] * len(tables)) is None]
-        if not worst:
-            return shape
-        # Some tree has more long utterances than the average row: make room where it lacks it.
-        need = np.array([[np.sum(np.array(i.sizes) > low) for low in [-1, *edges[:-1]]]
-                         for i in worst]).max(0)
-        room = np.cumsum(counts[::-1])[::-1]
-        counts[int(np.argmax(need > room)) if (need > room).any() else -1] += 1
+        fewer = [c for c in counts - np.eye(len(counts), dtype=int)
+                 if (c >= 0).all() and (np.cumsum(c[::-1])[::-1] >= need).all()]
+        costs = [cost(c) for c in fewer]
+        if not costs or min(costs) >= now:
+            return shape(counts)
+        now, counts = min(costs), fewer[int(np.argmin(costs))]
 
 
 def pack_rows(items: Sequence[Item], shape: T.RowShape, order: Sequence[int], open_rows: int = 24):

@@ -29,6 +29,7 @@ from speechdst.data import shard, speech
 from speechdst.data.dialogue import BadInput, Dialogue
 from speechdst.data.options import Options
 from speechdst.data.prepared import FORMAT, MANIFEST, Prepared
+from speechdst.files import write_text
 
 SHARD = 64  # dialogues
 LIBRARIES = ("numpy", "scipy", "librosa", "soundfile", "soxr", "espeakng-loader", "array-record")
@@ -165,7 +166,7 @@ def _begin(partial: Path, options: Options, tasks: list[shard.Task], overwrite: 
     text = json.dumps(options.portable())
     if overwrite and partial.exists() and not (path.exists() and path.read_text("utf-8") == text):
         shutil.rmtree(partial)
-    shard.write_text(path, text)
+    write_text(path, text)
     expected = {path, *(task.sidecar for task in tasks), *(partial / task.file for task in tasks)}
     for left in partial.rglob("*"):
         if left.is_file() and left not in expected:
@@ -245,8 +246,8 @@ def _finish(name, options, partial, tasks, notes, quarantine, source) -> None:
     for task in tasks:
         quarantine += notes[task.file]["quarantine"]
     turns = [line for task in tasks for line in notes[task.file]["turns"]]
-    shard.write_text(partial / "turns.jsonl", _lines(turns))
-    shard.write_text(partial / "quarantine.jsonl", _lines(quarantine))
+    write_text(partial / "turns.jsonl", _lines(turns))
+    write_text(partial / "quarantine.jsonl", _lines(quarantine))
     splits, ontology = {}, {}
     for split in options.splits:
         parts = [(t.file, notes[t.file]) for t in tasks if t.split == split]
@@ -285,7 +286,7 @@ def _finish(name, options, partial, tasks, notes, quarantine, source) -> None:
         "ontology": ontology,
         "quarantine": _reasons(quarantine),
     }
-    shard.write_text(partial / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+    write_text(partial / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
 
 
 def _summary(parts: list[tuple[str, dict]], turns: list[dict]) -> dict:

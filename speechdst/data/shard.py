@@ -31,6 +31,7 @@ from speechdst.data.dialogue import (
     to_bytes,
     validate,
 )
+from speechdst.files import write_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -264,14 +265,6 @@ def quarantined(bad: BadInput, corpus: str, split: str, strip: str = "") -> dict
         "problem": clean(bad.problem),
         "mend": clean(bad.mend),
     }
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes aside, then renames: there is the whole file or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    aside.write_text(text, "utf-8")
-    aside.replace(path)
 
 
 @contextlib.contextmanager

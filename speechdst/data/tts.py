@@ -65,15 +65,17 @@ VARIANTS = (
 HELD_OUT_VARIANTS = ("f3", "f5", "Annie", "steph", "m4", "m7", "Denis", "robert")
 
 
-def voices(seed: int, n: int, held_out: bool = False) -> list[Voice]:
-    """`n` distinct voices: accent x variant x rate x pitch, the same ones for the same seed.
+def voices(
+    seed: int, n: int, held_out: bool = False, accents: tuple[str, ...] = ACCENTS
+) -> list[Voice]:
+    """`n` distinct voices: accent x variant x rate x pitch, the same ones for the same arguments.
 
     `held_out` draws from variants that are never drawn without it: the unseen speakers of a test.
     Every accent-variant pair is used once before any comes back at another rate and pitch.
     """
     rng = random.Random(f"voices/{seed}/{held_out}")
     variants = HELD_OUT_VARIANTS if held_out else VARIANTS
-    pairs = [f"{a}+{v}" for a, v in itertools.product(ACCENTS, variants)]
+    pairs = [f"{a}+{v}" for a, v in itertools.product(accents, variants)]
     rng.shuffle(pairs)
     chosen: dict[Voice, None] = {}
     names = itertools.cycle(pairs)

@@ -5,11 +5,14 @@ transcripts of the speech trees together (the authors' code concatenates them), 
 From-scratch presets add a CTC term on the speech encoder.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import optax
 
 from speechdst.objectives.cross_entropy import cross_entropy, ctc
+from speechdst.training import optimizer
 from speechdst.training.state import TrainState, model_of
 
 
@@ -40,6 +43,22 @@ def losses(model, batches: dict, terms: dict, key) -> dict:
                     add("ctc", ctc(model.ctc_head(out[0]), out[1], flat(table.transcripts),
                                    flat(table.transcript_lengths)))
     return merged
+
+
+def make_step(graph, stage, losses: dict[str, str], **jit):
+    """`joint_dst_train_step` of a stage of the config, compiled: (state, batches) -> (state,
+    metrics).
+
+    Args:
+      stage: `optimizer`, `steps` and `weights` of the config.
+      losses: batch name -> loss name; CTC is added if it has a weight.
+      jit: options of `jax.jit`.
+    """
+    ctc = {"ctc": "ctc"} if "ctc" in stage.weights else {}
+    return jax.jit(functools.partial(
+        joint_dst_train_step, graph=graph, tx=optimizer.make(stage.optimizer, stage.steps),
+        terms=losses | ctc, weights=dict(stage.weights),
+        schedule=optimizer.schedule(stage.optimizer, stage.steps)), **jit)
 
 
 def joint_dst_train_step(state: TrainState, batches: dict, *, graph, tx, terms: dict,

@@ -11,9 +11,13 @@ from pathlib import Path
 import grain
 import jax
 import orbax.checkpoint as ocp
+from ml_collections import ConfigDict
 
+from speechdst.config import model_config
 from speechdst.data.dialogue import BadInput
-from speechdst.training.state import TrainState
+from speechdst.data.tokenizer import Tokenizer
+from speechdst.models.dialogue_lm import DialogueLMConfig
+from speechdst.training.state import TrainState, abstract
 
 
 class Checkpointer:
@@ -64,6 +68,8 @@ class Checkpointer:
                 rest=ocp.args.StandardRestore(_abstract(_rest(template))),
                 **{f"data_{name}": grain.checkpoint.CheckpointRestore(it)
                    for name, it in iterators.items()}))
+        if template.frozen:
+            fits(_shapes(self.folder / "frozen"), template.frozen, self.folder)
         frozen = _restore(self.folder / "frozen", template.frozen)
         return TrainState(trainable=restored["params"], frozen=frozen, **restored["rest"])
 
@@ -82,12 +88,25 @@ def load_params(folder: Path, template: dict) -> dict:
     steps = [int(p.name) for p in (folder / "steps").glob("*") if p.name.isdigit()]
     if not steps:
         raise BadInput("no finished checkpoint there", file=folder, mend="train this stage first")
-    params = folder / "steps" / str(max(steps)) / "params"
-    saved = _shapes(params)
-    fits(saved, {p: x for p, x in template.items() if p in saved}, folder)
-    trained = _restore(params, {p: template[p] for p in saved})
-    return trained | _restore(folder / "frozen",
-                              {p: v for p, v in template.items() if p not in saved})
+    trained, frozen = folder / "steps" / str(max(steps)) / "params", folder / "frozen"
+    stored = {at: _shapes(at) if at.exists() else {} for at in (trained, frozen)}
+    fits(stored[trained] | stored[frozen], template, folder)
+    restored: dict = {}
+    for at, shapes in stored.items():
+        restored |= _restore(at, {p: template[p] for p in shapes})
+    return restored
+
+
+def load_run(config: ConfigDict, workdir: Path, stage: str = ""
+             ) -> tuple[Tokenizer, DialogueLMConfig, dict]:
+    """Tokenizer, model and parameters (on the first device) of a run after `stage`, or after the
+    last one of the config. Raises `BadInput` as `load_params` does."""
+    tokenizer = Tokenizer.load(Path(config.data_dir) / "tokenizer.model")
+    model = model_config(config.model, tokenizer.size)
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    template = {p: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device)
+                for p, x in abstract(model)[1].items()}
+    return tokenizer, model, load_params(workdir / (stage or config.order[-1]), template)
 
 
 def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
@@ -97,7 +116,8 @@ def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     return {path: tuple(x.shape) for path, x in stored.items()}
 
 
-def fits(stored: dict[str, tuple[int, ...]], template: dict, where: Path) -> None:
+def fits(stored: dict[str, tuple[int, ...]], template: dict, where: Path,
+         mend: str = "use the config it was trained with, or another --workdir") -> None:
     """Raises `BadInput` listing parameters that are missing, extra or misshapen. (Orbax would
     notice while its readers are at work, and leave their threads complaining.)"""
     wrong = [f"{p} missing" for p in sorted(set(template) - set(stored))]
@@ -105,15 +125,13 @@ def fits(stored: dict[str, tuple[int, ...]], template: dict, where: Path) -> Non
     wrong += [f"{p} {stored[p]} instead of {tuple(x.shape)}" for p, x in template.items()
               if p in stored and stored[p] != tuple(x.shape)]
     if wrong:
-        raise BadInput(f"{len(wrong)} parameters of the checkpoint do not fit this model: "
-                       f"{'; '.join(wrong[:5])}", file=where,
-                       mend="use the config it was trained with, or another --workdir")
+        raise BadInput(f"{len(wrong)} of the stored parameters do not fit this model: "
+                       f"{'; '.join(wrong[:5])}", file=where, mend=mend)
 
 
 def _restore(folder: Path, template: dict) -> dict:
     if not template:
         return {}
-    fits(_shapes(folder), template, folder)
     with _explained(folder), ocp.StandardCheckpointer() as reader:
         return reader.restore(folder, _abstract(template))
 

@@ -2,13 +2,14 @@
 
 import json
 import math
-import os
 import sys
 import time
 from pathlib import Path
 
 from rich.console import Console
 from tensorboardX import SummaryWriter
+
+from speechdst.files import write_text
 
 
 class Metrics:
@@ -19,9 +20,7 @@ class Metrics:
         if self.path.exists():
             rows = [json.loads(line) for line in self.path.read_text().splitlines() if line]
             kept = [r for r in rows if r["stage"] != stage or r["step"] <= resume_step]
-            aside = self.path.with_suffix(".tmp")
-            aside.write_text("".join(json.dumps(r) + "\n" for r in kept))
-            os.replace(aside, self.path)
+            write_text(self.path, "".join(json.dumps(r) + "\n" for r in kept))
         self.board = SummaryWriter(str(workdir / "tensorboard" / stage),
                                    purge_step=resume_step + 1)
 

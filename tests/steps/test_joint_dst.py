@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from speechdst.data.batch import stack
 from speechdst.data.tree import pack
-from speechdst.steps.joint_dst import joint_dst_train_step, losses
+from speechdst.steps.joint_dst import losses, make_step
 from speechdst.training import optimizer, state
 
 MODEL = tiny.config()
@@ -73,17 +73,9 @@ def trained(steps: int):
 
 @functools.cache
 def compiled():
-    return jax.jit(
-        functools.partial(
-            joint_dst_train_step,
-            graph=state.abstract(MODEL)[0],
-            tx=optimizer.make(config(), 100),
-            terms=TERMS,
-            weights=WEIGHTS,
-            schedule=optimizer.schedule(config(), 100),
-        ),
-        compiler_options=tiny.QUICK,
-    )
+    stage = ConfigDict(dict(optimizer=config(), steps=100, weights=WEIGHTS))
+    names = {name: TERMS[name] for name in ("speech", "text")}
+    return make_step(state.abstract(MODEL)[0], stage, names, compiler_options=tiny.QUICK)
 
 
 def test_frozen_is_frozen():

@@ -28,22 +28,15 @@ def read(root: Path, split: str, *, normalise: bool = True) -> Iterator[Dialogue
       normalise: lower case, no punctuation but apostrophes (`common.transcript`).
     """
     path = root if root.suffix == ".jsonl" else root / "manifest.jsonl"
-    for where, raw in common.json_lines(path):
-        if isinstance(raw, BadInput):
-            yield raw
-            continue
-        try:
-            id = common.want(raw, "id", str, file=where)
-            named = common.want(raw, "split", (str, type(None)), file=where, id=id)
-            if (named or "train") != split:
-                continue
-            audio = common.want(raw, "audio", str, file=where, id=id)
-            text = common.want(raw, "text", str, file=where, id=id)
-            voice = common.want(raw, "speaker", (str, type(None)), file=where, id=id) or ""
-            ref = AudioRef(str(common.inside(path.parent, audio, file=where, id=id)), voice=voice)
-            yield utterance(id, "asr_manifest", split, text, ref, normalise)
-        except BadInput as error:
-            yield error
+
+    def make(where: str, id: str, raw: dict) -> Dialogue:
+        audio = common.want(raw, "audio", str, file=where, id=id)
+        text = common.want(raw, "text", str, file=where, id=id)
+        voice = common.want(raw, "speaker", (str, type(None)), file=where, id=id) or ""
+        ref = AudioRef(str(common.inside(path.parent, audio, file=where, id=id)), voice=voice)
+        return utterance(id, "asr_manifest", split, text, ref, normalise)
+
+    yield from common.records(path, split, make)
 
 
 def utterance(

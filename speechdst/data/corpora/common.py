@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,42 @@ def json_lines(path: Path) -> Iterator[tuple[str, dict | BadInput]]:
                 # Only the last line of a file that was not written to its end lacks the newline.
                 what = "malformed JSON" if line.endswith(b"\n") else "malformed JSON, line cut off"
                 yield where, BadInput(f"{what} ({error})", file=where)
+
+
+def records(path: Path, split: str, make: Callable[[str, str, dict], Any]) -> Iterator[Any]:
+    """`make(where, id, record)` of every line of a manifest that belongs to `split`.
+
+    A record names its split in `split`, or belongs to train. Lines that are not JSON belong to no
+    split and are yielded with each as `BadInput`, as are records that `make` refuses.
+    """
+    for where, raw in json_lines(path):
+        if isinstance(raw, BadInput):
+            yield raw
+            continue
+        try:
+            id = want(raw, "id", str, file=where)
+            named = want(raw, "split", (str, type(None)), file=where, id=id)
+            if (named or "train") == split:
+                yield make(where, id, raw)
+        except BadInput as error:
+            yield error
+
+
+def dialogues_of(path: Path, make: Callable[[str, dict], Any]) -> Iterator[Any]:
+    """`make(id, record)` of every record of a file [{"dialogue_id": ...}, ...], which is read
+    whole; the file or a record that cannot be used is yielded as `BadInput`."""
+    try:
+        raws = load_json(path)
+        if not isinstance(raws, list):
+            raise BadInput("expected a list of dialogues", file=path)
+    except BadInput as error:
+        yield error
+        return
+    for raw in raws:
+        try:
+            yield make(want(raw, "dialogue_id", str, file=path), raw)
+        except BadInput as error:
+            yield error
 
 
 def want(record: Any, name: str, kind: type | tuple[type, ...], *, file="", id: str = "") -> Any:

@@ -46,24 +46,13 @@ def read(root: Path, split: str) -> Iterator[Dialogue | BadInput]:
       root: the folder of `manifest.jsonl`, or a manifest of another name.
     """
     path = root if root.suffix == ".jsonl" else root / "manifest.jsonl"
-    for where, raw in common.json_lines(path):
-        if isinstance(raw, BadInput):
-            yield raw
-            continue
-        try:
-            id = common.want(raw, "id", str, file=where)
-            named = common.want(raw, "split", (str, type(None)), file=where, id=id)
-            if (named or "train") != split:
-                continue
-            turns = common.want(raw, "turns", list, file=where, id=id)
-            yield Dialogue(
-                id,
-                "manifest",
-                split,
-                tuple(_turn(t, f"turns[{i}]", path.parent, where, id) for i, t in enumerate(turns)),
-            )
-        except BadInput as error:
-            yield error
+
+    def make(where: str, id: str, raw: dict) -> Dialogue:
+        turns = common.want(raw, "turns", list, file=where, id=id)
+        made = (_turn(t, f"turns[{i}]", path.parent, where, id) for i, t in enumerate(turns))
+        return Dialogue(id, "manifest", split, tuple(made))
+
+    yield from common.records(path, split, make)
 
 
 def _turn(raw: Any, at: str, root: Path, where: str, id: str) -> Turn:

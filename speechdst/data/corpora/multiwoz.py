@@ -164,19 +164,11 @@ def log_state(log: list, i: int, path: Path, id: str) -> State | None:
 
 
 def _file_22(path: Path, split: str) -> Iterator[Dialogue | BadInput]:
-    try:
-        records = common.load_json(path)
-        if not isinstance(records, list):
-            raise BadInput("expected a list of dialogues", file=path)
-    except BadInput as error:
-        yield error
-        return
-    for raw in records:
-        try:
-            id = common.dialogue_id(common.want(raw, "dialogue_id", str, file=path))
-            yield Dialogue(id, "multiwoz", split, frame_turns(raw, path, id, _slot_22))
-        except BadInput as error:
-            yield error
+    def make(id: str, raw: dict) -> Dialogue:
+        id = common.dialogue_id(id)
+        return Dialogue(id, "multiwoz", split, frame_turns(raw, path, id, _slot_22))
+
+    yield from common.dialogues_of(path, make)
 
 
 def _slot_22(service: str, slot: str) -> tuple[str, str]:

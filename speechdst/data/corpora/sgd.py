@@ -52,20 +52,7 @@ def read(root: Path, split: str, *, merge_services: bool = False) -> Iterator[Di
     files = common.listed(root / split, "dialogues_*.json")
     if split not in SPLITS or not files:
         raise BadInput(f"no dialogues_*.json for split {split!r}", file=root / split)
+    name = lambda service, slot: (_domain(service, merge_services), slot.lower())
     for path in files:
-        try:
-            records = common.load_json(path)
-            if not isinstance(records, list):
-                raise BadInput("expected a list of dialogues", file=path)
-        except BadInput as error:
-            yield error
-            continue
-        for raw in records:
-            try:
-                id = common.want(raw, "dialogue_id", str, file=path)
-                turns = frame_turns(
-                    raw, path, id, lambda s, slot: (_domain(s, merge_services), slot.lower())
-                )
-                yield Dialogue(f"{split}_{id}", "sgd", split, turns)
-            except BadInput as error:
-                yield error
+        yield from common.dialogues_of(path, lambda id, raw, path=path: Dialogue(
+            f"{split}_{id}", "sgd", split, frame_turns(raw, path, id, name)))
