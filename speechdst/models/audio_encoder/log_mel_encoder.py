@@ -36,16 +36,16 @@ class Conv(nnx.Module):
     """1-D convolution; kernel float32 [taps, inputs, outputs], `padding` zeros on either side."""
 
     def __init__(self, inputs: int, outputs: int, taps: int, stride: int, padding: int,
-                 rngs: nnx.Rngs):
+                 rngs: nnx.Rngs, bias: bool = True):
         self.kernel = nnx.Param(fan_in(rngs.params(), (taps, inputs, outputs)))
-        self.bias = nnx.Param(jax.numpy.zeros(outputs))
+        self.bias = nnx.Param(jax.numpy.zeros(outputs)) if bias else None
         self.stride, self.padding = stride, padding
 
     def __call__(self, x):
         y = jax.lax.conv_general_dilated(
             x, self.kernel[...].astype(x.dtype), (self.stride,), [(self.padding, self.padding)],
             dimension_numbers=("NWC", "WIO", "NWC"))
-        return y + self.bias[...].astype(x.dtype)
+        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
 
 
 class LogMelEncoder(nnx.Module):

@@ -1,0 +1,31 @@
+"""What the pretrained speech encoders share: layers scanned over stacked parameters."""
+
+from collections.abc import Callable
+
+import jax
+from flax import nnx
+
+
+def stacked(make: Callable, layers: int, rngs: nnx.Rngs):
+    """`layers` modules of `make(rngs)` as one, every parameter with a leading axis of layers."""
+    return nnx.split_rngs(splits=layers)(nnx.vmap(make, in_axes=0, out_axes=0))(rngs)
+
+
+def through(blocks, x, *arguments, remat: bool = False, every: bool = False):
+    """x through stacked blocks, one after the other; each is called with (x, *arguments).
+
+    Returns the last output and, with `every`, the outputs of all blocks stacked (else None).
+    `remat`: recompute a block's activations in the backward pass instead of keeping them.
+    """
+    graph, layers = nnx.split(blocks)
+
+    def layer(x, parameters):
+        x = nnx.merge(graph, parameters)(x, *arguments)
+        return x, x if every else None
+
+    return jax.lax.scan(jax.checkpoint(layer) if remat else layer, x, layers)
+
+
+def gelu(x):
+    """GELU by the error function, as the released encoders have it (not by a tanh)."""
+    return jax.nn.gelu(x, approximate=False)
