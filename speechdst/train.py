@@ -21,7 +21,7 @@ from speechdst import sharding
 from speechdst.command import run
 from speechdst.config import context_of, keep, model_config, steps_of
 from speechdst.data import loader
-from speechdst.data.contexts import FRAMES_PER_SECOND, TreeBuilder
+from speechdst.data.contexts import FRAMES_PER_SECOND, Hearing, TreeBuilder
 from speechdst.data.prepared import Prepared
 from speechdst.data.tokenizer import Tokenizer
 from speechdst.steps.joint_dst import make_step
@@ -41,7 +41,8 @@ def batches_of(stage, tokenizer, config) -> dict[str, loader.Loader]:
     """The loaders of a stage by batch name."""
     made = {}
     for i, (name, spec) in enumerate(sorted(stage.batches.items())):
-        builder = TreeBuilder(context_of(spec.context), tokenizer, config.soft_length)
+        builder = TreeBuilder(context_of(spec.context), tokenizer, config.soft_length,
+                              Hearing.of(config.encoder))
         sources = [loader.Source(Prepared(Path(_CONFIG.value.data_dir) / s["data"]).dialogues(
             s["split"]), s["weight"]) for s in spec.sources]
         made[name] = loader.make(

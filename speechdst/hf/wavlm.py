@@ -36,7 +36,7 @@ def config(values: dict, preprocessor: dict | None = None, file="config.json") -
         return WavLMConfig(
             width=get("hidden_size", 768), layers=get("num_hidden_layers", 12),
             heads=get("num_attention_heads", 12), mlp_width=get("intermediate_size", 3072),
-            channels=tuple(get("conv_dim", (512,) * 7)),
+            conv_channels=tuple(get("conv_dim", (512,) * 7)),
             taps=tuple(get("conv_kernel", (10, 3, 3, 3, 3, 2, 2))),
             strides=tuple(get("conv_stride", (5, 2, 2, 2, 2, 2, 2))),
             conv_bias=get("conv_bias", False), conv_norm=get("feat_extract_norm", "group"),
@@ -61,7 +61,7 @@ def _linear(ours: str, theirs: str) -> Table:
 def table(config: WavLMConfig) -> Table:
     """Our flat parameter path -> tensor, without prefix."""
     result: Table = {}
-    for i in range(len(config.channels)):
+    for i in range(len(config.conv_channels)):
         name = f"feature_extractor.conv_layers.{i}"
         result[f"convs/{i}/kernel"] = Tensor(f"{name}.conv.weight", CONV1D)
         if config.conv_bias:

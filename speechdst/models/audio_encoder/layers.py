@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 
@@ -24,6 +25,20 @@ def through(blocks, x, *arguments, remat: bool = False, every: bool = False):
         return x, x if every else None
 
     return jax.lax.scan(jax.checkpoint(layer) if remat else layer, x, layers)
+
+
+class LayerNorm(nnx.Module):
+    """LayerNorm over the last axis, computed in float32."""
+
+    def __init__(self, width: int, epsilon: float = 1e-5):
+        self.scale, self.bias = nnx.Param(jnp.ones(width)), nnx.Param(jnp.zeros(width))
+        self.epsilon = epsilon
+
+    def __call__(self, x):
+        y = x.astype(jnp.float32)
+        y = y - y.mean(-1, keepdims=True)
+        y = y * jax.lax.rsqrt((y * y).mean(-1, keepdims=True) + self.epsilon)
+        return (y * self.scale[...] + self.bias[...]).astype(x.dtype)
 
 
 def gelu(x):

@@ -1,10 +1,12 @@
 """A log-mel Transformer speech encoder in Whisper's shape (arXiv 2212.04356, section 2.2)."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 from flax import nnx
 
+from speechdst.models.audio_encoder.log_mel import WINDOW
 from speechdst.models.lora import fan_in
 from speechdst.models.transformer import (
     Transformer,
@@ -20,10 +22,19 @@ class LogMelEncoderConfig:
     """`strides` and odd `taps` of the convolutions; Whisper's two give 50 vectors/s. More and
     wider ones model what is local, which a small encoder learns from scratch much sooner."""
 
+    kind: ClassVar[str] = "log_mel"
+    hears: ClassVar[str] = "log_mel"
+    least: ClassVar[int] = WINDOW  # samples of the shortest clip
+    most: ClassVar[int | None] = None  # samples of the longest clip: no limit
+
     transformer: TransformerConfig
     channels: int = 80
     strides: tuple[int, ...] = (1, 2)
     taps: tuple[int, ...] = (3, 3)
+
+    @property
+    def width(self) -> int:
+        return self.transformer.width
 
     def length(self, frames):
         """Output vectors for `frames` log-mel frames (ints or integer arrays)."""

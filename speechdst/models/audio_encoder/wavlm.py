@@ -14,19 +14,19 @@ import numpy as np
 from flax import nnx
 
 from speechdst.models.attention import NEGATIVE
-from speechdst.models.audio_encoder.layers import gelu, stacked, through
+from speechdst.models.audio_encoder.layers import LayerNorm, gelu, stacked, through
 from speechdst.models.audio_encoder.log_mel_encoder import Conv
 from speechdst.models.lora import Linear
-from speechdst.models.transformer import Norm, valid
+from speechdst.models.transformer import valid
 
 
 @dataclasses.dataclass(frozen=True)
 class WavLMConfig:
     """The defaults are base and base-plus; `WAVLM_LARGE` below.
 
-    `channels`, `taps`, `strides` of the convolutions; `conv_norm` "group": one GroupNorm behind
-    the first of them, each channel over time; "layer": a LayerNorm behind each. `pre_norm`: norms
-    before attention and MLP and at the end, else behind them and at the start.
+    `conv_channels`, `taps`, `strides` of the convolutions; `conv_norm` "group": one GroupNorm
+    behind the first of them, each channel over time; "layer": a LayerNorm behind each. `pre_norm`:
+    norms before attention and MLP and at the end, else behind them and at the start.
     `position_taps`, `position_groups` of the positional convolution; `buckets`, `max_distance`
     of the relative position bias. `normalize`: every clip is brought to mean 0 and variance 1
     first, as the large model was trained (the code of arXiv 2511.22503 leaves that out).
@@ -37,12 +37,13 @@ class WavLMConfig:
 
     kind: ClassVar[str] = "wavlm"
     hears: ClassVar[str] = "waveform"
+    channels: ClassVar[int] = 1
 
     width: int = 768
     layers: int = 12
     heads: int = 12
     mlp_width: int = 3072
-    channels: tuple[int, ...] = (512,) * 7
+    conv_channels: tuple[int, ...] = (512,) * 7
     taps: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
     strides: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
     conv_bias: bool = False
@@ -167,8 +168,8 @@ class Block(nnx.Module):
         self.bias_gate = linear(c.width // c.heads, 8)
         self.gate_scale = nnx.Param(jnp.ones((1, c.heads, 1, 1)))
         self.up, self.down = linear(c.width, c.mlp_width), linear(c.mlp_width, c.width)
-        norm = lambda: Norm(c.width, rms=False, epsilon=c.epsilon)
-        self.attention_norm, self.mlp_norm = norm(), norm()
+        self.attention_norm = LayerNorm(c.width, c.epsilon)
+        self.mlp_norm = LayerNorm(c.width, c.epsilon)
 
     def attention(self, x, bias, mask):
         n, t, _ = x.shape
@@ -202,16 +203,16 @@ class WavLM(nnx.Module):
         c = self.config = config
         self.convs = nnx.List(
             Conv(i, o, t, s, 0, rngs, bias=c.conv_bias) for i, o, t, s in
-            zip((1, *c.channels[:-1]), c.channels, c.taps, c.strides, strict=True))
+            zip((1, *c.conv_channels[:-1]), c.conv_channels, c.taps, c.strides, strict=True))
         self.conv_norms = nnx.List(
-            [ClipNorm(c.channels[0])] if c.conv_norm == "group" else
-            [Norm(channels, rms=False, epsilon=1e-5) for channels in c.channels])
-        self.project_norm = Norm(c.channels[-1], rms=False, epsilon=c.epsilon)
-        self.project = Linear(c.channels[-1], c.width, bias=True, rngs=rngs)
+            [ClipNorm(c.conv_channels[0])] if c.conv_norm == "group" else
+            [LayerNorm(channels) for channels in c.conv_channels])
+        self.project_norm = LayerNorm(c.conv_channels[-1], c.epsilon)
+        self.project = Linear(c.conv_channels[-1], c.width, bias=True, rngs=rngs)
         self.position_conv = PositionConv(c.width, c.position_taps, c.position_groups, rngs)
         self.relative_bias = nnx.Param(jax.random.normal(rngs.params(), (c.buckets, c.heads)))
         self.blocks = stacked(lambda r: Block(c, r), c.layers, rngs)
-        self.norm = Norm(c.width, rms=False, epsilon=c.epsilon)
+        self.norm = LayerNorm(c.width, c.epsilon)
 
     def frames(self, samples, lengths):
         """The convolutions: [N, S], lengths in samples -> [N, T, channels], lengths in frames."""

@@ -1,7 +1,7 @@
 """The encoder of Whisper (arXiv 2212.04356, section 2.2) as Hugging Face computes it.
 
 The released models have only ever seen windows of 30 s: the reference pads every clip with silence
-to 3000 frames and attends to all of them. `window` "pad30" does the same, to the last digit;
+to 3000 frames and attends to all of them. `window` "pad30" does the same;
 "short" computes no more than the clip: its positions are cut and padding is never seen. Either
 way the encoder hears waveforms and makes the features itself.
 """
@@ -14,13 +14,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from speechdst.models.attention import masked
-from speechdst.models.audio_encoder.layers import gelu, stacked, through
+from speechdst.models.audio_encoder.layers import LayerNorm, gelu, stacked, through
 from speechdst.models.audio_encoder.log_mel import HOP, WINDOW, frame_lengths, log_mel
 from speechdst.models.audio_encoder.log_mel_encoder import Conv
 from speechdst.models.lora import Linear
-from speechdst.models.transformer import Norm, sinusoids, valid
-
-EPSILON = 1e-5
+from speechdst.models.transformer import sinusoids, valid
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +32,7 @@ class WhisperConfig:
 
     kind: ClassVar[str] = "whisper"
     hears: ClassVar[str] = "waveform"
+    channels: ClassVar[int] = 1
     least: ClassVar[int] = WINDOW  # samples of the shortest clip
 
     width: int = 384
@@ -80,8 +79,7 @@ class Block(nnx.Module):
         self.q, self.v, self.o = (linear(c.width, c.width) for _ in range(3))
         self.k = linear(c.width, c.width, bias=False)
         self.up, self.down = linear(c.width, c.mlp_width), linear(c.mlp_width, c.width)
-        self.attention_norm = Norm(c.width, rms=False, epsilon=EPSILON)
-        self.mlp_norm = Norm(c.width, rms=False, epsilon=EPSILON)
+        self.attention_norm, self.mlp_norm = LayerNorm(c.width), LayerNorm(c.width)
 
     def __call__(self, x, mask):
         """x [N, T, width], mask bool [N, 1, T] -> [N, T, width]."""
@@ -101,7 +99,7 @@ class Whisper(nnx.Module):
                                Conv(c.width, c.width, 3, 2, 1, rngs)])
         self.positions = nnx.Param(sinusoids(c.positions, c.width))
         self.blocks = stacked(lambda r: Block(c, r), c.layers, rngs)
-        self.norm = Norm(c.width, rms=False, epsilon=EPSILON)
+        self.norm = LayerNorm(c.width)
 
     def features(self, samples, lengths):
         """Log-mel features float32 [N, frames, mels] and frames [N]: `log_mel`; under "pad30" of
