@@ -28,7 +28,7 @@ def build(cls, values: dict, where: str = "model"):
         made[name] = value
     try:
         return cls(**made)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise BadInput(str(error), field=where) from error
 
 
