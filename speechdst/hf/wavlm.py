@@ -1,13 +1,8 @@
-"""WavLM checkpoints of Hugging Face: their config and where our parameters stand in them.
-
-Works for the bare model and for the body of a task head (every name begins with "wavlm." then).
-"""
+"""WavLM checkpoints of Hugging Face: their config and where our parameters stand in them."""
 
 from speechdst.data.dialogue import BadInput
-from speechdst.hf.table import CONV1D, LINEAR, Table, Tensor
+from speechdst.hf.table import CONV1D, LINEAR, Table, Tensor, prefixed
 from speechdst.models.audio_encoder.wavlm import WavLMConfig
-
-PREFIXES = ("", "wavlm.")
 
 # Regular expressions of tensors that are in such checkpoints and that nothing here needs: the
 # vector that replaces masked frames in its own pretraining, and what task heads add outside of
@@ -59,7 +54,7 @@ def _linear(ours: str, theirs: str) -> Table:
 
 
 def table(config: WavLMConfig) -> Table:
-    """Our flat parameter path -> tensor, without prefix."""
+    """Our flat parameter path -> tensor, of the bare model or in a task head's."""
     result: Table = {}
     for i in range(len(config.conv_channels)):
         name = f"feature_extractor.conv_layers.{i}"
@@ -90,4 +85,4 @@ def table(config: WavLMConfig) -> Table:
     result["blocks/gate_scale"] = Tensor(f"{layer}.attention.gru_rel_pos_const")
     result |= _norm("blocks/attention_norm", f"{layer}.layer_norm")
     result |= _norm("blocks/mlp_norm", f"{layer}.final_layer_norm")
-    return result | _norm("norm", "encoder.layer_norm")
+    return prefixed(result | _norm("norm", "encoder.layer_norm"), "", "wavlm.")

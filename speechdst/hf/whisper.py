@@ -1,10 +1,8 @@
 """Whisper checkpoints of Hugging Face: their config and where our encoder stands in them."""
 
 from speechdst.data.dialogue import BadInput
-from speechdst.hf.table import CONV1D, LINEAR, Table, Tensor
+from speechdst.hf.table import CONV1D, LINEAR, Table, Tensor, prefixed
 from speechdst.models.audio_encoder.whisper import WhisperConfig
-
-PREFIXES = ("model.encoder.", "encoder.", "")
 
 # Regular expressions of tensors that nothing here needs: the decoder, its output projection, and
 # what audio classification adds. Any other tensor that the table does not name is an error.
@@ -32,7 +30,7 @@ def config(values: dict, window: str = "short", file="config.json") -> WhisperCo
 
 
 def table(config: WhisperConfig) -> Table:
-    """Our flat parameter path -> tensor, without prefix."""
+    """Our flat parameter path -> tensor, of a whole Whisper, headless or not, or its encoder."""
     layer = "layers.{i}"
     result: Table = {"positions": Tensor("embed_positions.weight")}
     for i in range(2):
@@ -49,4 +47,4 @@ def table(config: WhisperConfig) -> Table:
                          ("norm", "layer_norm")):
         result |= {f"{ours}/scale": Tensor(f"{theirs}.weight"),
                    f"{ours}/bias": Tensor(f"{theirs}.bias")}
-    return result
+    return prefixed(result, "model.encoder.", "encoder.", "")

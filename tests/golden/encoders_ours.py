@@ -22,6 +22,11 @@ def shapes(cls, config):
     return graph, flatten(state)
 
 
+def bare(name: str) -> str:
+    """A tensor's name as the encoder by itself has it."""
+    return name.removeprefix("model.encoder.")
+
+
 def drawn(table, flat) -> dict[str, np.ndarray]:
     """Parameters by the rule of the Hugging Face tensors that a table maps them to."""
     params = {}
@@ -31,7 +36,7 @@ def drawn(table, flat) -> dict[str, np.ndarray]:
         own = shape[1:] if stacked else shape
         axes = tensor.axes or tuple(range(len(own)))
         theirs = tuple(own[axes.index(a)] for a in range(len(own)))
-        layers = [encoders.draw(tensor.name.format(i=i), theirs).transpose(axes)
+        layers = [encoders.draw(bare(tensor.name.format(i=i)), theirs).transpose(axes)
                   for i in range(shape[0] if stacked else 1)]
         params[path] = np.stack(layers) if stacked else layers[0]
     return params

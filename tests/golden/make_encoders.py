@@ -10,6 +10,7 @@ Weights and clips follow a rule (`encoders.py`), so the files hold outputs only.
 import argparse
 import importlib.util
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +103,28 @@ def compare(what: str, found: dict, made: dict[str, np.ndarray]) -> bool:
     return errors[worst] <= 1e-4 and not gone
 
 
+def loads_our_export(name: str) -> bool:
+    """Whether the reference finds in our export just its own tensors, bit for bit."""
+    from golden import encoders_ours
+
+    from speechdst.hf import encoders as encoder_files
+    from speechdst.hf import wavlm as hf_wavlm
+    from speechdst.models.audio_encoder.wavlm import WavLM
+
+    values = encoders.WAVLM[name]
+    config = hf_wavlm.config(values)
+    params = encoders_ours.drawn(hf_wavlm.table(config), encoders_ours.shapes(WavLM, config)[1])
+    with tempfile.TemporaryDirectory() as folder:
+        encoder_files.save(folder, params, config, values)
+        model, told = transformers.WavLMModel.from_pretrained(folder, output_loading_info=True)
+    odd = [*told["missing_keys"], *told["unexpected_keys"], *told["mismatched_keys"]]
+    differ = [n for n, x in model.state_dict().items()
+              if not np.array_equal(x.numpy(), encoders.draw(n, tuple(x.shape)))]
+    print(f"our export of {name} in transformers: {len(model.state_dict())} tensors, "
+          f"{len(odd)} missing, unexpected or misshapen, {len(differ)} differ")
+    return not odd and not differ
+
+
 def check(path: Path, made: dict[str, np.ndarray], cases) -> bool:
     with np.load(path) as stored:
         ok = compare(path.name, dict(stored), made)
@@ -110,6 +133,8 @@ def check(path: Path, made: dict[str, np.ndarray], cases) -> bool:
         return ok
     from golden import encoders_ours
 
+    if path.stem == "wavlm":
+        ok &= loads_our_export(next(iter(cases)))
     ours = [getattr(encoders_ours, path.stem)(name) for name in cases]
     return compare(f"our {path.stem}", {k: v for o in ours for k, v in o.items()}, made) and ok
 

@@ -1,13 +1,18 @@
 """WavLM and Whisper checkpoints: configs, names and prefixes, as their files have them."""
 
+import dataclasses
+import json
 import re
 
 import numpy as np
 import pytest
 from golden import encoders, encoders_ours
+from safetensors.numpy import load_file, save_file
 
 from speechdst.data.dialogue import BadInput
+from speechdst.hf import encoders as encoder_files
 from speechdst.hf import wavlm, whisper
+from speechdst.hf.checkpoint import their_shape
 from speechdst.models.audio_encoder.wavlm import WAVLM_BASE, WAVLM_LARGE, WavLM
 from speechdst.models.audio_encoder.whisper import SIZES, Whisper
 
@@ -45,7 +50,7 @@ def test_another_family_or_setting_is_one_clear_line(read, values, words):
 def names(table, layers, old=False):
     """All tensors of a checkpoint without prefix, weight norm in its old spelling or the new."""
     return {name.format(i=i) for t in table.values()
-            for name in [t.aliases[0] if old and t.aliases else t.name]
+            for name in [t.aliases[0] if old and "original" in t.name else t.name]
             for i in range(layers if "{i}" in name else 1)}
 
 
@@ -71,10 +76,15 @@ def test_what_is_ignored_is_named(module, used, ignored):
     assert not dropped("encoder.layers.0.attention.unheard_of.weight")
 
 
+def family(name):
+    if name.startswith("whisper"):
+        return whisper, encoders.WHISPER, Whisper
+    return wavlm, encoders.WAVLM, WavLM
+
+
 @pytest.mark.parametrize("name", ["base1", "large0", "whisper1"])
 def test_every_parameter_has_its_tensor(name):
-    hf, values, cls = ((whisper, encoders.WHISPER, Whisper) if name.startswith("whisper") else
-                       (wavlm, encoders.WAVLM, WavLM))
+    hf, values, cls = family(name)
     config = hf.config(values[name])
     _, shapes = encoders_ours.shapes(cls, config)
     table = hf.table(config)
@@ -82,3 +92,75 @@ def test_every_parameter_has_its_tensor(name):
     params = encoders_ours.drawn(table, shapes)
     assert {p: x.shape for p, x in params.items()} == {p: x.shape for p, x in shapes.items()}
     assert all(x.dtype == np.float32 for x in params.values())
+
+
+def checkpoint(folder, name, prefix="", old=False, extra=(), without=()):
+    """A folder as the hub has it: the tensors by the rule under the reference's names."""
+    hf, values, cls = family(name)
+    config = hf.config(values[name])
+    _, shapes = encoders_ours.shapes(cls, config)
+    tensors = dict.fromkeys(extra, np.zeros(3, np.float32))
+    for path, tensor in hf.table(config).items():
+        their = their_shape(tensor, shapes[path].shape)
+        for i in range(shapes[path].shape[0] if "{i}" in tensor.name else 1):
+            bare = encoders_ours.bare(tensor.name.format(i=i))
+            stored = bare
+            if old:
+                stored = stored.replace("parametrizations.weight.original0", "weight_g").replace(
+                    "parametrizations.weight.original1", "weight_v")
+            tensors[prefix + stored] = encoders.draw(bare, their)
+    folder.mkdir()
+    save_file({n: x for n, x in tensors.items() if n not in without}, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(values[name]))
+    return config, shapes
+
+
+@pytest.mark.parametrize(("name", "prefix", "old", "extra"), [
+    ("base1", "", True, ("masked_spec_embed",)),
+    ("large1", "wavlm.", False, ("wavlm.masked_spec_embed", "lm_head.weight")),
+    ("whisper1", "model.encoder.", False, ("model.decoder.embed_tokens.weight",)),
+    ("whisper1", "encoder.", False, ("decoder.layers.0.fc1.weight",)),
+])
+def test_checkpoints_are_read_and_written_back_bit_for_bit(tmp_path, name, prefix, old, extra):
+    hf, values, _ = family(name)
+    config, shapes = checkpoint(tmp_path / "in", name, prefix, old, extra)
+    assert encoder_files.encoder_config(tmp_path / "in") == config
+    params = encoder_files.load(tmp_path / "in", config, shapes)
+    for path, expected in encoders_ours.drawn(hf.table(config), shapes).items():
+        np.testing.assert_array_equal(params[path], expected, err_msg=path)
+    encoder_files.save(tmp_path / "out", params, config, values[name])
+    written = load_file(tmp_path / "out/model.safetensors")
+    assert len(written) == len(load_file(tmp_path / "in/model.safetensors")) - len(extra)
+    for stored, x in written.items():
+        np.testing.assert_array_equal(x, encoders.draw(encoders_ours.bare(stored), x.shape))
+    assert encoder_files.encoder_config(tmp_path / "out") == config
+
+
+def test_checkpoints_that_do_not_fit_are_one_clear_line(tmp_path):
+    config, shapes = checkpoint(tmp_path / "whole", "base1")
+    read = lambda folder, c=config: encoder_files.load(tmp_path / folder, c, shapes)
+    checkpoint(tmp_path / "extra", "base1", extra=("encoder.unheard_of",))
+    checkpoint(tmp_path / "less", "base1", without=("encoder.layer_norm.weight",))
+    checkpoint(tmp_path / "other", "base0")
+    checkpoint(tmp_path / "hubert", "base1")
+    (tmp_path / "hubert/config.json").write_text('{"model_type": "hubert"}')
+    checkpoint(tmp_path / "preprocessor", "base1")
+    (tmp_path / "preprocessor/preprocessor_config.json").write_text("{")
+    for folder, words in (
+            ("extra", "encoder.unheard_of extra"), ("less", "encoder.layer_norm.weight missing"),
+            ("other", "width 24 instead of 20"), ("hubert", "'hubert' is no speech encoder"),
+            ("preprocessor", "not JSON"), ("nowhere", "cannot be read")):
+        with pytest.raises(BadInput, match=re.escape(words)) as error:
+            read(folder)
+        assert folder in str(error.value)
+
+
+def test_what_a_recipe_may_choose_is_not_held_against_the_checkpoint(tmp_path):
+    config, _ = checkpoint(tmp_path / "large", "large1")
+    assert config.normalize
+    (tmp_path / "large/preprocessor_config.json").write_text('{"do_normalize": false}')
+    assert not encoder_files.encoder_config(tmp_path / "large").normalize
+    chosen = dataclasses.replace(config, normalize=False, leak_padding=True, remat=True)
+    encoder_files.check(config, chosen, "config.json")
+    with pytest.raises(BadInput, match="layers 2 instead of 3"):
+        encoder_files.check(config, dataclasses.replace(config, layers=3), "config.json")
