@@ -102,6 +102,11 @@ class TreeBuilder:
                                field="turns.audio", mend="the encoder hears waveforms: prepare "
                                "the corpus with keep_audio")
             return Utterance(audio=turn.audio, transcript=words)
+        if self.hearing.kind == "encoded":
+            if turn.features is None:
+                raise BadInput(f"the speech of the turn {turn.text!r} was not encoded",
+                               field="turns.features", mend="prepare it with --features")
+            return Utterance(encoded=turn.features, transcript=words)
         features = turn.features
         if features is None and turn.audio is not None:
             features = (speech.log_mel(speech.decode(turn.audio)) if self.features else
@@ -116,11 +121,13 @@ class TreeBuilder:
         c = self.context
         if c.path != "speech":
             return bool(turn.text)
-        if turn.audio is None and (turn.features is None or self.hearing.kind == "waveform"):
+        kind = self.hearing.kind
+        if (turn.features is None if kind == "encoded" else turn.audio is None and (
+                kind == "waveform" or turn.features is None)):
             return False
         if turn.audio is not None and turn.audio.samples not in self.hearing:
             return False
-        frames = len(turn.features) if turn.features is not None else (
+        frames = len(turn.features) if kind != "encoded" and turn.features is not None else (
             turn.audio.seconds * FRAMES_PER_SECOND)
         seconds = frames / FRAMES_PER_SECOND
         return (c.min_seconds <= seconds <= c.max_seconds

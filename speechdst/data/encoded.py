@@ -110,6 +110,8 @@ def write(prepared: Prepared, encoder: str, width: int, vectors: Callable[[Turn]
     """
     folder = folder_of(prepared, encoder)
     folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob("*.tmp"):  # of a process that was killed
+        left.unlink()
     jobs, counts = [], {}
     for split in prepared.splits:
         dialogues = prepared.dialogues(split)

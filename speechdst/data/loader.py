@@ -68,9 +68,11 @@ def make(sources: Sequence[Source], builder: TreeBuilder, *, positions: int, row
 
     The k-th batch of all hosts together is the same set of rows whatever the number of hosts.
     """
-    if spec_augment and builder.table not in ("speech", "words"):
+    masks = any((spec_augment or {}).get(name, 1) for name in ("time_masks", "channel_masks"))
+    if spec_augment and masks and builder.table not in ("speech", "words"):
         raise BadInput(f"there are no log-mel features to mask in what the encoder hears "
-                       f"({builder.table})", field="spec_augment", mend="set it to {}")
+                       f"({builder.table})", field="spec_augment",
+                       mend="set it to {}, or its masks to 0")
     if rows % hosts:
         raise ValueError(f"{rows} rows a batch cannot be shared by {hosts} hosts")
     measured = [planning.fitting(planning.measure(
