@@ -20,7 +20,7 @@ RULES = (
     (r"(^|/)(o|down)/lora_a$", ("tensor", None)),
     (r"(^|/)embedding$", ("tensor", "fsdp")),
     (r"(^|/)(lm_head|out|project|ctc_head)/kernel$", ("fsdp", None)),
-    (r"(^|/)conv\w*/(\d+/)?kernel$", (None, None, "fsdp")),
+    (r"(^|/)(conv\w*/(\d+/)?kernel|position_conv/direction)$", (None, None, "fsdp")),
     (r"", ()),
 )
 

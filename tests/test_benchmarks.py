@@ -92,3 +92,16 @@ def test_accuracy_after_equal_time(tree_vs_turns):
         if t >= 0
     )
     assert sum(len(t.branches) for t in trees) > len(trees)
+
+
+def test_cached_features_train_alike_and_are_timed(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1])
+    import tiny
+
+    from benchmarks import cached_features
+
+    result = json.loads(json.dumps(cached_features.measure(
+        *cached_features.QUICK, repeats=1, say=lambda line: None, compiler_options=tiny.QUICK)))
+    assert result["ratio"] > 0 and result["audio_seconds"] == pytest.approx(1.2)
+    assert {len(s) for s in result["seconds"].values()} == {1}
+    assert result["loss"]["cached"] == pytest.approx(result["loss"]["audio"], rel=1e-2)

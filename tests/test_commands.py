@@ -112,6 +112,22 @@ def test_sigterm_saves_and_leaves_cleanly(folder):
     assert (folder / f"term/joint/steps/{found[1]}").is_dir()
 
 
+def test_a_frozen_encoder_is_asked_once(folder):
+    """The joint stage over what `prepare --features` stored; without it, one clear line."""
+    shutil.copytree(folder / "run", folder / "encoded", ignore=shutil.ignore_patterns("joint"))
+    stage = ("--config.stages.joint.encoded=True", f"--workdir={folder}/encoded",
+             *(f"--config.stages.joint.batches.speech.spec_augment.{masks}=0"
+               for masks in ("time_masks", "channel_masks")))
+    refused = command("train", *stage, folder=folder, check=False)
+    assert refused.returncode == 2 and "prepare --features" in refused.stderr
+    stored = command("prepare", "--features", f"--workdir={folder}/run", "--stage=asr",
+                     folder=folder).stdout
+    assert "simulated: encoded by" in stored and "simulated_text" not in stored
+    command("train", *stage, folder=folder)
+    found, plain = (parameters(folder / run / "joint") for run in ("encoded", "run"))
+    assert found.keys() == plain.keys() and not same(found, plain)
+
+
 def test_evaluate_export_generate(folder):
     out = command("evaluate", f"--workdir={folder}/run", folder=folder).stdout
     assert "always empty" in out and "text oracle" in out

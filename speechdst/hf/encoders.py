@@ -7,13 +7,24 @@ from pathlib import Path
 from speechdst.data.dialogue import BadInput
 from speechdst.hf import checkpoint, wavlm, whisper
 from speechdst.hf.decoders import read_config
-from speechdst.models.audio_encoder.wavlm import WavLMConfig
-from speechdst.models.audio_encoder.whisper import WhisperConfig
+from speechdst.models.audio_encoder.wavlm import WAVLM_BASE, WAVLM_LARGE, WavLMConfig
+from speechdst.models.audio_encoder.whisper import SIZES, WhisperConfig
 
 EncoderConfig = WavLMConfig | WhisperConfig
 FAMILIES = {"wavlm": wavlm, "whisper": whisper}
+PUBLISHED: dict[str, EncoderConfig] = {
+    "wavlm-base": WAVLM_BASE, "wavlm-base-plus": WAVLM_BASE, "wavlm-large": WAVLM_LARGE,
+    **{f"whisper-{name}": config for name, config in SIZES.items()}}
 # What a recipe may choose freely: these change what is fed or how it is computed, not the weights.
 _OURS = ("normalize", "leak_padding", "window", "remat")
+
+
+def encoder(name: str) -> EncoderConfig:
+    """The config of a published encoder. Raises `BadInput` naming those that there are."""
+    if name not in PUBLISHED:
+        raise BadInput(f"no encoder {name!r}, there are {', '.join(PUBLISHED)}",
+                       field="model.encoder")
+    return PUBLISHED[name]
 
 
 def encoder_config(folder: str | Path) -> EncoderConfig:

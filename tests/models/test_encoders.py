@@ -10,17 +10,19 @@ import tiny
 from golden import encoders, encoders_ours
 
 from speechdst.data import speech
+from speechdst.data.dialogue import BadInput
+from speechdst.hf import encoders as encoder_files
 from speechdst.hf import wavlm as hf_wavlm
 from speechdst.hf import whisper as hf_whisper
 from speechdst.models.audio_encoder.wavlm import (
-    WAVLM_BASE,
     WAVLM_LARGE,
     WavLM,
     WavLMConfig,
     normalized,
     relative_buckets,
 )
-from speechdst.models.audio_encoder.whisper import SIZES, Whisper, WhisperConfig
+from speechdst.models.audio_encoder.whisper import Whisper, WhisperConfig
+from speechdst.models.dialogue_lm import ENCODERS
 from speechdst.models.transformer import sinusoids
 from speechdst.training import state
 
@@ -48,20 +50,22 @@ def close(found, expected, relative=1e-5):
 
 
 # Parameters of the released models; WavLM's count there has the vector of masked frames.
-PUBLISHED = {"wavlm-base": 94_381_936 - 768, "wavlm-large": 315_453_120 - 1024,
-             "tiny": 8_208_384, "base": 20_590_592, "small": 88_154_112, "medium": 307_216_384,
-             "large": 636_784_640, "large-v2": 636_784_640, "large-v3": 636_968_960,
-             "large-v3-turbo": 636_968_960}
+PUBLISHED = {"wavlm-base": 94_381_936 - 768, "wavlm-base-plus": 94_381_936 - 768,
+             "wavlm-large": 315_453_120 - 1024, "whisper-tiny": 8_208_384,
+             "whisper-base": 20_590_592, "whisper-small": 88_154_112,
+             "whisper-medium": 307_216_384, "whisper-large": 636_784_640,
+             "whisper-large-v2": 636_784_640, "whisper-large-v3": 636_968_960,
+             "whisper-large-v3-turbo": 636_968_960}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_parameters_are_as_many_as_published(name):
-    cls, config = {"wavlm-base": (WavLM, WAVLM_BASE), "wavlm-large": (WavLM, WAVLM_LARGE)}.get(
-        name, (Whisper, SIZES.get(name)))
-    _, shapes = encoders_ours.shapes(cls, config)
+    config = encoder_files.encoder(name)
+    _, shapes = encoders_ours.shapes(ENCODERS[config.kind], config)
     assert sum(int(np.prod(x.shape)) for x in shapes.values()) == PUBLISHED[name]
-    table = (hf_wavlm if cls is WavLM else hf_whisper).table(config)
-    assert table.keys() == shapes.keys()
+    assert encoder_files.FAMILIES[config.kind].table(config).keys() == shapes.keys()
+    with pytest.raises(BadInput, match="wavlm-large"):
+        encoder_files.encoder("hubert")
 
 
 @pytest.mark.parametrize("name", MODELS)
