@@ -101,7 +101,7 @@ def prepared(corpus, splits, *, root="", speech="espeak", held_out_voices=("test
 
 
 def simulated(c, *, train, test, text):
-    """Spoken dialogues by twelve voices, the test split by others, and text-only dialogues."""
+    """Spoken dialogues, the test split by other voices than train, and text-only ones."""
     c.prepare = dict(
         simulated=prepared("simulated", dict(train=dict(dialogues=train, **EASY),
                                              test=dict(dialogues=test, **EASY))),
@@ -139,10 +139,10 @@ def multiwoz(c):
         # Real telephone speech, to evaluate on: --config.evaluation.data=spokenwoz
         spokenwoz=prepared("spokenwoz", dict(train={}, dev={}), root="data/raw/spokenwoz",
                            speech="own", held_out_voices=()))
-    c.tokenizer = dict(size=2000, train_on=("multiwoz",), path="")
-    c.model = model(192, 5, encoder_width=160, encoder_layers=4, lora_rank=16)
+    c.tokenizer = dict(size=1000, train_on=("multiwoz",), path="")
+    c.model = model(192, 4, encoder_width=128, encoder_layers=4, lora_rank=16)
     c.stages = stages("text_history", speech=("multiwoz",), text=(),
-                      steps=(1300, 800, 100, 200), rows=1, positions=2048, lr=2e-3)
+                      steps=(1500, 1800, 300, 400), rows=1, positions=2048, lr=2e-3)
     c.evaluation.update(data="multiwoz", split="dev", max_new=256)
 
 
