@@ -9,6 +9,7 @@ command is given again: parameters, optimizer, random state and data position co
 
 import functools
 import json
+import math
 import time
 from pathlib import Path
 
@@ -16,6 +17,8 @@ import jax
 import numpy as np
 from absl import flags
 from ml_collections import config_flags
+from rich.console import Console
+from rich.table import Table
 
 from speechdst import sharding
 from speechdst.command import run
@@ -33,6 +36,7 @@ from speechdst.training.preemption import Preemption
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe, e.g. "
                                           "configs/joint_dst.py:demo.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, metrics and config go.")
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Only count the parameters, by tower and stage.")
 _STOP_AFTER = flags.DEFINE_integer(
     "stop_after", 0, "Stop cleanly after this many steps of a stage, as a preemption would.")
 
@@ -117,16 +121,38 @@ def train_stage(name: str, workdir: Path, config, tokenizer, params, preemption)
     return current.trainable | current.frozen
 
 
+def counts(c) -> Table:
+    """Parameters by tower, and how many of them each stage trains; nothing is allocated."""
+    size = c.model.decoder.vocabulary or Tokenizer.load(Path(c.data_dir) / "tokenizer.model").size
+    _, shapes = state.abstract(model_config(c.model, size))
+    towers = {"LoRA": lambda p: "lora" in p} | {
+        name: lambda p, name=name: p.startswith(name + "/") and "lora" not in p
+        for name in sorted({path.split("/")[0] for path in shapes})} | {"all": lambda p: True}
+    columns = {"all": shapes} | {
+        name: state.split(shapes, c.stages[name].trainable)[0] for name in c.order}
+    table = Table(title=f"{c.name}: parameters, and those that each stage trains",
+                  title_justify="left")
+    for name in ("", *columns):
+        table.add_column(name, justify="right" if name else "left", no_wrap=True)
+    for tower, belongs in towers.items():
+        table.add_row(tower, *(f"{sum(math.prod(x.shape) for p, x in of.items() if belongs(p)):,}"
+                               for of in columns.values()))
+    return table
+
+
 def main(argv):
     del argv
-    preemption = Preemption()
     c, workdir = _CONFIG.value, Path(_WORKDIR.value)
+    if _DRY_RUN.value:
+        Console().print(counts(c))
+        return
+    preemption = Preemption()
     workdir.mkdir(parents=True, exist_ok=True)
     keep(workdir / "config.json", c)
     tokenizer = Tokenizer.load(Path(c.data_dir) / "tokenizer.model")
     model = model_config(c.model, tokenizer.size)
     _, shapes = state.abstract(model)
-    count = sum(int(np.prod(x.shape)) for x in shapes.values())
+    count = sum(math.prod(x.shape) for x in shapes.values())
     print(f"{c.name}: {count / 1e6:.2f} M parameters on {jax.device_count()} "
           f"{jax.default_backend()} device(s), vocabulary {tokenizer.size}")
     mesh = sharding.make_mesh(**c.mesh)
