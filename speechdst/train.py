@@ -18,7 +18,6 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 from rich.console import Console
-from rich.table import Table
 
 from speechdst import sharding
 from speechdst.command import run
@@ -30,6 +29,7 @@ from speechdst.data.tokenizer import Tokenizer
 from speechdst.steps.joint_dst import make_step
 from speechdst.training import optimizer, state
 from speechdst.training.checkpoint import Checkpointer, load_params
+from speechdst.training.counts import counts
 from speechdst.training.metrics import Metrics, Progress, check_finite
 from speechdst.training.preemption import Preemption
 
@@ -119,25 +119,6 @@ def train_stage(name: str, workdir: Path, config, tokenizer, params, preemption)
         print(f"  stopped at step {step}; the same command goes on from there")
         return None
     return current.trainable | current.frozen
-
-
-def counts(c) -> Table:
-    """Parameters by tower, and how many of them each stage trains; nothing is allocated."""
-    size = c.model.decoder.vocabulary or Tokenizer.load(Path(c.data_dir) / "tokenizer.model").size
-    _, shapes = state.abstract(model_config(c.model, size))
-    towers = {"LoRA": lambda p: "lora" in p} | {
-        name: lambda p, name=name: p.startswith(name + "/") and "lora" not in p
-        for name in sorted({path.split("/")[0] for path in shapes})} | {"all": lambda p: True}
-    columns = {"all": shapes} | {
-        name: state.split(shapes, c.stages[name].trainable)[0] for name in c.order}
-    table = Table(title=f"{c.name}: parameters, and those that each stage trains",
-                  title_justify="left")
-    for name in ("", *columns):
-        table.add_column(name, justify="right" if name else "left", no_wrap=True)
-    for tower, belongs in towers.items():
-        table.add_row(tower, *(f"{sum(math.prod(x.shape) for p, x in of.items() if belongs(p)):,}"
-                               for of in columns.values()))
-    return table
 
 
 def main(argv):
