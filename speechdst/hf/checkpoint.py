@@ -115,12 +115,17 @@ def _place(part: _Placed, read) -> jax.Array:
     start, put = _placing(part.stacked, target.shape, target.dtype, sharding, part.tensor.axes)
     result = start()
     for i, stored in enumerate(part.stored):
-        raw = stored.read()
-        x = jax.make_array_from_callback(raw.shape, raw_sharding, lambda at, raw=raw: raw[at])
-        # Waiting keeps tensors from queueing up in host memory.
+        # What was read is let go before it is transposed, and waiting keeps tensors from queueing
+        # up: of host memory one tensor is in use.
+        x = jax.block_until_ready(_to_devices(stored.read(), raw_sharding))
         result = jax.block_until_ready(put(result, x, i))
+        del x
         read(stored.end - stored.start)
     return result
+
+
+def _to_devices(raw: np.ndarray, sharding) -> jax.Array:
+    return jax.make_array_from_callback(raw.shape, sharding, lambda at: raw[at])
 
 
 @functools.cache  # parameters of one shape share their compiled programs
