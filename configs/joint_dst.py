@@ -32,7 +32,8 @@ def model(width, layers, *, encoder_width, encoder_layers, connector_layers=1, l
                                              mlp_width=width * 3, gated=True, rms=True, bias=False,
                                              rope_theta=10_000.0, lora_rank=lora_rank,
                                              lora_alpha=float(lora_rank)),
-                     vocabulary=0, tied=True),
+                     # Tied embeddings are drawn small, as the output head needs them.
+                     vocabulary=0, tied=True, embedding_scale=width**0.5),
         ctc=True, dtype="float32"))
 
 

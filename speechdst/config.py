@@ -28,19 +28,20 @@ def build(cls, values: dict, where: str = "model"):
         made[name] = value
     try:
         return cls(**made)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise BadInput(str(error), field=where) from error
 
 
 def model_config(values: ConfigDict | dict, vocabulary: int) -> DialogueLMConfig:
-    """The model of a config, its vocabulary that of the tokenizer."""
+    """The model of a config, its vocabulary that of the tokenizer. A config may name a larger one:
+    embeddings of published models have rows that are no token."""
     values = values.to_dict() if isinstance(values, ConfigDict) else json.loads(json.dumps(values))
     for tower in ("decoder", "text_encoder"):
-        if values[tower]["vocabulary"] not in (0, vocabulary):
+        if 0 < values[tower]["vocabulary"] < vocabulary:
             raise BadInput(f"the config says {values[tower]['vocabulary']} and the tokenizer has "
                            f"{vocabulary} tokens", field=f"model.{tower}.vocabulary",
                            mend="use the tokenizer that the model was trained with")
-        values[tower]["vocabulary"] = vocabulary
+        values[tower]["vocabulary"] = values[tower]["vocabulary"] or vocabulary
     return build(DialogueLMConfig, values)
 
 

@@ -28,7 +28,7 @@ from speechdst.models.lora import merge
 from speechdst.training import state
 from speechdst.training.checkpoint import fits, load_run
 
-FORMAT = 1
+FORMAT = 2  # 2: the scale of embeddings is written out
 
 
 def save(folder: Path, params: dict, model: dict, tokenizer: Tokenizer, context: dict,

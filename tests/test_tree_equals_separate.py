@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speechdst.data.contexts import TreeBuilder
+from speechdst.data.tree import length
 
 CASES = [
     ("spoken_history", "speech"),
@@ -20,11 +21,12 @@ CASES = [
 ]
 
 
-def trained(trees, path, ctc):
+def trained(trees, path, ctc, decoder="plain"):
     """Sums of the losses, their weight, and gradients of one row of trees."""
     tables = ((5, 8), (6, 24)) if path == "words" else ((8, 64),)
-    (total, pairs), grads = tiny.gradient(tiny.config())(
-        tiny.parameters(tiny.config()),
+    model = tiny.config(decoder=decoder)
+    (total, pairs), grads = tiny.gradient(model)(
+        tiny.parameters(model),
         tiny.row(trees, tiny.shape(path, tables=tables)),
         0.5 if ctc else 0.0,
     )
@@ -59,6 +61,17 @@ def test_tree_equals_its_answers_one_by_one(kind, path, seed, users):
     half = len(others) // 2 + 1
     packed = [trained([*others[:half], t, *others[half:]], path, ctc) for t in trees[:1]]
     assert_same(added(packed), added([trained([t], path, ctc) for t in trees[:1]]))
+
+
+@pytest.mark.parametrize("decoder", [name for name in tiny.DECODERS if name != "plain"])
+def test_tree_equals_its_answers_one_by_one_in_every_decoder(decoder):
+    """With windows, caps and norms of every family; windows are shorter than the contexts."""
+    rng = np.random.default_rng(11)
+    (tree,) = tiny.builder("spoken_history").trees(tiny.dialogue(rng, 4))
+    windows = tiny.config(decoder=decoder).decoder.transformer.windows
+    assert not any(windows) or max(windows) < length(tiny.alone(tree)[-1]) / 2
+    run = lambda t: trained([t], "speech", False, decoder)
+    assert_same(run(tree), added([run(t) for t in tiny.alone(tree)]))
 
 
 def test_ctc_of_a_spoken_history_counts_every_utterance_once():

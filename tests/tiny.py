@@ -28,6 +28,24 @@ USER = (
     "yes that is all",
 )
 AGENT = ("which area do you like", "how many stars", "booked, anything else", "when will you leave")
+# What decoders differ in: settings of the decoder, and of its Transformer. Windows are shorter than
+# the contexts of the tests, and the caps are at the size of the scores, so that both are felt.
+DECODERS = {
+    "plain": (dict(embedding_scale=32**0.5), dict(rms=True)),
+    "gemma2": (
+        dict(embedding_scale=32**0.5, scale_soft=True, logit_cap=3.0),
+        dict(rms=True, norm_offset=1.0, post_norm=True, activation="gelu_tanh", query_scale=0.3,
+             score_cap=2.0, windows=(24, 0)),
+    ),
+    "gemma3": (
+        dict(embedding_scale=32**0.5),
+        dict(rms=True, norm_offset=1.0, post_norm=True, qk_norm="head", windows=(0, 9),
+             rope_local_theta=100.0, rope_scaling=(8.0,)),
+    ),
+    "olmo": (dict(tied=False), dict(norm_affine=False, clip_qkv=0.7)),
+    "olmo2": (dict(tied=False), dict(rms=True, pre_norm=False, post_norm=True, qk_norm="full")),
+    "qwen2": (dict(), dict(rms=True, qkv_bias=True, rope_scaling=(4.0, 1.0, 4.0, 64.0))),
+}
 VALUES = ("north", "south", "four", "nine", "the museum", "cambridge")
 
 
@@ -60,9 +78,16 @@ def dialogue(
 
 @functools.cache
 def config(
-    stack: int = 0, ctc: bool = True, mask_rate: float = 0.0, layers: int = 2, lora_rank: int = 2
+    stack: int = 0,
+    ctc: bool = True,
+    mask_rate: float = 0.0,
+    layers: int = 2,
+    lora_rank: int = 2,
+    decoder: str = "plain",
 ):
-    """A `DialogueLMConfig` of width 32; `stack` > 0: frame stacking instead of convolutions."""
+    """A `DialogueLMConfig` of width 32; `stack` > 0: frame stacking instead of convolutions;
+    `decoder`: of `DECODERS`."""
+    outer, inner = DECODERS[decoder]
     tower = dict(width=32, layers=1, heads=2)
     return model_config(
         dict(
@@ -79,13 +104,14 @@ def config(
                     kv_heads=2,
                     mlp_width=48,
                     gated=True,
-                    rms=True,
                     bias=False,
                     rope_theta=10_000.0,
                     lora_rank=lora_rank,
                     lora_alpha=2.0,
+                    **inner,
                 ),
                 vocabulary=0,
+                **outer,
             ),
             ctc=ctc,
         ),

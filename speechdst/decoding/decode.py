@@ -17,22 +17,33 @@ from speechdst.training.state import model_of
 
 def prefill(model, batch):
     """(final hidden [R, T, width], (k, v) each [layers, R, T, K, D])."""
-    attend = lambda q, k, v, cache: (attention.attend(q, k, v, batch), (k, v))
+    attend = lambda q, k, v, cache, **rules: (
+        attention.attend(q, k, v, batch, **rules), (k, v))
     return model.decoder(model.embed(batch), batch.positions, attend)
 
 
-def _attend_cached(q, k, v, cache, *, sees, written, step):
+def _attend_cached(q, k, v, cache, *, sees, distance, step, scale=None, cap=None, window=None):
     """q [R, N, H, D], one query a branch; cache: trunk k, v [R, T, K, D], own k, v
-    [R, N, L, K, D]; sees bool [R, N, T]; written bool [L]: own positions up to this one."""
+    [R, N, L, K, D]; sees bool [R, N, T]; distance int32 [R, N, T]: rotary positions from the keys
+    of the trunk to the queries; step: how many own keys there are already."""
     trunk_k, trunk_v, own_k, own_v = cache
     own_k = jax.lax.dynamic_update_slice_in_dim(own_k, k[:, :, None], step, 2)
     own_v = jax.lax.dynamic_update_slice_in_dim(own_v, v[:, :, None], step, 2)
     r, n, h, d = q.shape
     groups = k.shape[2]
-    q = q.reshape(r, n, groups, h // groups, d) * d**-0.5
-    product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
-    trunk = jnp.where(sees[:, :, None, None], product("rnghd,rtgd->rnght", q, trunk_k), NEGATIVE)
-    own = jnp.where(written, product("rnghd,rnlgd->rnghl", q, own_k), NEGATIVE)
+    q = q.reshape(r, n, groups, h // groups, d)
+    back = step - jnp.arange(own_k.shape[2])  # own keys follow one another
+    written = back >= 0
+    if window is not None:
+        sees, written = sees & (distance < window), written & (back < window)
+
+    def scores(equation, keys, mask):
+        s = jnp.einsum(equation, q, keys, preferred_element_type=jnp.float32)
+        s = attention.capped(s * (d**-0.5 if scale is None else scale), cap)
+        return jnp.where(mask, s, NEGATIVE)
+
+    trunk = scores("rnghd,rtgd->rnght", trunk_k, sees[:, :, None, None])
+    own = scores("rnghd,rnlgd->rnghl", own_k, written)
     p = jax.nn.softmax(jnp.concatenate([trunk, own], -1), -1).astype(v.dtype)
     t = trunk_k.shape[1]
     out = (jnp.einsum("rnght,rtgd->rnghd", p[..., :t], trunk_v)
@@ -54,7 +65,6 @@ def decode(params, batch, starts, *, graph, beam: int, max_new: int, eos: int):
     """
     model = model_of(graph, params)
     hidden, (trunk_k, trunk_v) = prefill(model, batch)
-    head = model.decoder.head()
     r, n = starts.shape
     at = jnp.maximum(starts, 0)
     pick = lambda x: jnp.take_along_axis(x, at, 1)
@@ -68,9 +78,8 @@ def decode(params, batch, starts, *, graph, beam: int, max_new: int, eos: int):
 
     c = model.decoder.config.transformer
     own = jnp.zeros((c.layers, r, n * beam, max_new, c.kv_heads, c.head_dim), trunk_k.dtype)
-    logp = lambda h: jax.nn.log_softmax(
-        jnp.einsum("rnd,dv->rnv", h, head.astype(h.dtype), preferred_element_type=jnp.float32))
-    only_eos = jnp.where(jnp.arange(head.shape[1]) == eos, 0.0, NEGATIVE)
+    logp = lambda h: jax.nn.log_softmax(model.decoder.logits(h))
+    only_eos = jnp.where(jnp.arange(model.decoder.config.vocabulary) == eos, 0.0, NEGATIVE)
 
     def extend(state, hidden):
         """Chooses the next token of every beam from the hidden vectors [R, N * beam, width]."""
@@ -97,8 +106,8 @@ def decode(params, batch, starts, *, graph, beam: int, max_new: int, eos: int):
     def step(state):
         i, tokens, *_, own_k, own_v = state
         x = model.decoder.embed(tokens[:, :, i - 1], model.dtype)
-        attend = functools.partial(_attend_cached, sees=sees,
-                                   written=jnp.arange(max_new) < i, step=i - 1)
+        distance = (position + i)[..., None] - batch.positions[:, None]
+        attend = functools.partial(_attend_cached, sees=sees, distance=distance, step=i - 1)
         h, (own_k, own_v) = model.decoder(x, position + i, attend,
                                           (trunk_k, trunk_v, own_k, own_v))
         return extend((*state[:-2], own_k, own_v), h)

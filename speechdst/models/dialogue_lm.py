@@ -77,12 +77,14 @@ class DialogueLM(nnx.Module):
         if soft is None:
             return x
         filled = jnp.take_along_axis(soft, jnp.maximum(batch.soft, 0)[..., None], 1)
+        filled = self.decoder.soft(filled)
         return jnp.where(batch.soft[..., None] >= 0, filled, x)
 
     def __call__(self, batch, key=None, encoded=None):
-        """Final hidden vectors [R, T, width]; logits are `hidden @ decoder.head()`.
+        """Final hidden vectors [R, T, width]; logits are `decoder.logits(hidden)`.
 
         `key`: randomness of training (text masking); None in evaluation.
         """
-        attend = lambda q, k, v, cache: (attention.attend(q, k, v, batch), None)
+        attend = lambda q, k, v, cache, **rules: (
+            attention.attend(q, k, v, batch, **rules), None)
         return self.decoder(self.embed(batch, key, encoded), batch.positions, attend)[0]

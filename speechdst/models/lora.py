@@ -32,7 +32,8 @@ class Linear(nnx.Module):
 
 
 def merge(params: dict, rank: int, alpha: float) -> dict:
-    """Flat parameters (path -> array) with every LoRA added to its kernel and dropped."""
+    """Flat parameters (path -> array) with every LoRA added to its kernel and dropped. The sum is
+    made in the wider of both dtypes and has the kernel's."""
     merged = {}
     for path, value in params.items():
         name, _, last = path.rpartition("/")
@@ -40,6 +41,6 @@ def merge(params: dict, rank: int, alpha: float) -> dict:
             continue
         if last == "kernel" and f"{name}/lora_a" in params:
             update = params[f"{name}/lora_a"] @ params[f"{name}/lora_b"]  # stacked: batched
-            value = value + update * (alpha / rank)
+            value = (value + update * (alpha / rank)).astype(value.dtype)
         merged[path] = value
     return merged

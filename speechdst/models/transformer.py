@@ -5,17 +5,42 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
-from speechdst.models.attention import masked
+from speechdst.models.attention import EVERYWHERE, masked
 from speechdst.models.lora import Linear
+
+ACTIVATIONS = {
+    "silu": jax.nn.silu,
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class TransformerConfig:
-    """Shape of a pre-norm stack. `gated`: gated SiLU MLP, else GELU; `rms`: RMSNorm, else
-    LayerNorm; `rope_theta` 0: no rotary positions; `lora_rank` 0: no LoRA; `remat`: recompute a
-    layer's activations in the backward pass instead of keeping them."""
+    """Shape of a stack.
+
+    MLP: `gated`: activation(gate) * up, else activation(up); `activation`: of `ACTIVATIONS`,
+    empty: silu if gated, else gelu_tanh. `bias`: of all linear layers; `qkv_bias`: of q, k, v also
+    where the others have none.
+
+    Norms: `rms`: RMSNorm, else LayerNorm; `norm_affine`: it has parameters; `norm_offset`: what is
+    added to its scale (Gemma stores scale - 1); `pre_norm`: of what goes into attention and MLP,
+    `post_norm`: of what comes out, before it is added to the stream; `qk_norm`: of queries and
+    keys, per "head" or over the "full" projection.
+
+    Attention: `clip_qkv` > 0: projections are clipped to +-it; `query_scale` of the scores, 0:
+    head_dim**-0.5; `score_cap` > 0: scores become cap * tanh(score / cap); `windows`: by layer,
+    how many positions back a query sees, itself included, 0: all; empty: all in every layer.
+
+    Rotary positions: `rope_theta`, 0: none; `rope_local_theta`: of layers with a window, 0: the
+    same; `rope_scaling`: see `frequencies`, not of layers with a local theta.
+
+    `lora_rank` 0: no LoRA; `remat`: recompute a layer's activations in the backward pass instead
+    of keeping them.
+    """
 
     width: int
     layers: int
@@ -24,41 +49,95 @@ class TransformerConfig:
     head_dim: int = 0  # 0: width / heads
     mlp_width: int = 0  # 0: 4 x width
     gated: bool = False
-    rms: bool = False
+    activation: str = ""
     bias: bool = True
+    qkv_bias: bool = False
+    rms: bool = False
+    norm_affine: bool = True
+    norm_offset: float = 0.0
+    norm_epsilon: float = 1e-5
+    pre_norm: bool = True
+    post_norm: bool = False
+    qk_norm: str = ""
+    clip_qkv: float = 0.0
+    query_scale: float = 0.0
+    score_cap: float = 0.0
+    windows: tuple[int, ...] = ()
     rope_theta: float = 0.0
+    rope_local_theta: float = 0.0
+    rope_scaling: tuple[float, ...] = ()
     lora_rank: int = 0
     lora_alpha: float = 0.0
     remat: bool = False
 
     def __post_init__(self):
         for name, value in (("kv_heads", self.heads), ("head_dim", self.width // self.heads),
-                            ("mlp_width", 4 * self.width)):
+                            ("mlp_width", 4 * self.width),
+                            ("activation", "silu" if self.gated else "gelu_tanh")):
             if not getattr(self, name):
                 object.__setattr__(self, name, value)
+        if self.heads % self.kv_heads:
+            raise ValueError(f"{self.heads} heads are no multiple of {self.kv_heads} kv_heads")
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(f"activation {self.activation!r}, expected one of {[*ACTIVATIONS]}")
+        if self.qk_norm not in ("", "head", "full"):
+            raise ValueError(f"qk_norm {self.qk_norm!r}, expected 'head', 'full' or ''")
+        if len(self.windows) not in (0, self.layers):
+            raise ValueError(f"{len(self.windows)} windows for {self.layers} layers")
+        if len(self.rope_scaling) not in (0, 1, 4):
+            raise ValueError(f"rope_scaling {self.rope_scaling}, expected (factor,) or (factor, "
+                             "low, high, original context)")
+
+
+def frequencies(config: TransformerConfig) -> np.ndarray:
+    """Rotary frequencies in radians per position, float32 [layers, head_dim / 2].
+
+    `rope_scaling` (factor,) divides all of them; (factor, low, high, original context) is Llama
+    3's: wavelengths over context / low are divided by factor, those under context / high stay,
+    and between the two it is interpolated.
+    """
+    c, half = config, config.head_dim // 2
+
+    def plain(theta):
+        return np.float64(theta) ** (-np.arange(half) / half)
+
+    f = plain(c.rope_theta)
+    if len(c.rope_scaling) == 1:
+        f = f / c.rope_scaling[0]
+    elif c.rope_scaling:
+        factor, low, high, context = c.rope_scaling
+        kept = np.clip((context * f / (2 * np.pi) - low) / (high - low), 0, 1)
+        f = (1 - kept) * f / factor + kept * f
+    local = plain(c.rope_local_theta) if c.rope_local_theta else f
+    return np.stack([local if window else f for window in c.windows or (0,) * c.layers]).astype(
+        np.float32)
 
 
 class Norm(nnx.Module):
-    """RMSNorm or LayerNorm over the last axis, computed in float32."""
+    """RMSNorm or LayerNorm over the last axis, computed in float32, its scale included."""
 
-    def __init__(self, width: int, rms: bool, epsilon: float = 1e-5):
-        self.scale = nnx.Param(jnp.ones(width))
-        self.bias = None if rms else nnx.Param(jnp.zeros(width))
-        self.epsilon = epsilon
+    def __init__(self, width: int, config: TransformerConfig):
+        c = self.config = config
+        self.scale = nnx.Param(jnp.full(width, 1 - c.norm_offset)) if c.norm_affine else None
+        self.bias = nnx.Param(jnp.zeros(width)) if c.norm_affine and not c.rms else None
 
     def __call__(self, x):
+        c = self.config
         y = x.astype(jnp.float32)
-        if self.bias is not None:
+        if not c.rms:
             y = y - y.mean(-1, keepdims=True)
-        y = y * jax.lax.rsqrt((y * y).mean(-1, keepdims=True) + self.epsilon) * self.scale[...]
-        return (y if self.bias is None else y + self.bias[...]).astype(x.dtype)
+        y = y * jax.lax.rsqrt((y * y).mean(-1, keepdims=True) + c.norm_epsilon)
+        if self.scale is not None:
+            scale = self.scale[...].astype(jnp.float32)
+            y = y * (scale + c.norm_offset if c.norm_offset else scale)
+        if self.bias is not None:
+            y = y + self.bias[...].astype(jnp.float32)
+        return y.astype(x.dtype)
 
 
-def rotate(x, positions, theta: float):
+def rotate(x, positions, frequency):
     """Rotary embedding (arXiv 2104.09864), halves paired as in Llama; x [R, T, H, D],
-    positions int32 [R, T]."""
-    half = x.shape[-1] // 2
-    frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    positions int32 [R, T], frequency float32 [D / 2]."""
     angle = positions[..., None, None].astype(jnp.float32) * frequency
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     a, b = jnp.split(x.astype(jnp.float32), 2, -1)
@@ -66,34 +145,62 @@ def rotate(x, positions, theta: float):
 
 
 class Block(nnx.Module):
-    """One pre-norm layer: attention, then MLP, each added to the stream."""
+    """One layer: attention, then MLP, each added to the stream."""
 
     def __init__(self, config: TransformerConfig, rngs: nnx.Rngs):
         c = self.config = config
         linear = lambda i, o, bias=c.bias: Linear(
             i, o, bias=bias, rank=c.lora_rank, alpha=c.lora_alpha, rngs=rngs)
-        self.attention_norm, self.mlp_norm = Norm(c.width, c.rms), Norm(c.width, c.rms)
-        self.q = linear(c.width, c.heads * c.head_dim)
-        self.k = linear(c.width, c.kv_heads * c.head_dim)
-        self.v = linear(c.width, c.kv_heads * c.head_dim)
-        self.o = linear(c.heads * c.head_dim, c.width)
+        norm = lambda there, width=c.width: Norm(width, c) if there else None
+        self.attention_norm, self.mlp_norm = norm(c.pre_norm), norm(c.pre_norm)
+        self.attention_post_norm, self.mlp_post_norm = norm(c.post_norm), norm(c.post_norm)
+        queries, keys = c.heads * c.head_dim, c.kv_heads * c.head_dim
+        full = c.qk_norm == "full"
+        self.q_norm = norm(c.qk_norm, queries if full else c.head_dim)
+        self.k_norm = norm(c.qk_norm, keys if full else c.head_dim)
+        self.q = linear(c.width, queries, c.bias or c.qkv_bias)
+        self.k = linear(c.width, keys, c.bias or c.qkv_bias)
+        self.v = linear(c.width, keys, c.bias or c.qkv_bias)
+        self.o = linear(queries, c.width)
         self.gate = linear(c.width, c.mlp_width) if c.gated else None
         self.up = linear(c.width, c.mlp_width)
         self.down = linear(c.mlp_width, c.width)
 
-    def __call__(self, x, attend, positions, cache):
+    def __call__(self, x, attend, positions, cache, frequency=None, window=None):
+        q, k, v = self.qkv(_maybe(self.attention_norm, x))
+        if frequency is not None:
+            q, k = (rotate(y, positions, frequency) for y in (q, k))
+        rules = {"scale": self.config.query_scale or None, "cap": self.config.score_cap or None,
+                 "window": window}
+        out, cache = attend(q, k, v, cache, **{n: r for n, r in rules.items() if r is not None})
+        out = self.o(out.reshape(*x.shape[:-1], -1))
+        x = x + _maybe(self.attention_post_norm, out)
+        out = self.mlp(_maybe(self.mlp_norm, x))
+        return x + _maybe(self.mlp_post_norm, out), cache
+
+    def qkv(self, h):
+        """h [R, T, width] -> q [R, T, H, D], k and v [R, T, K, D], not yet rotated."""
         c = self.config
-        h = self.attention_norm(x)
-        q, k, v = (p(h).reshape(*x.shape[:-1], n, c.head_dim) for p, n in (
-            (self.q, c.heads), (self.k, c.kv_heads), (self.v, c.kv_heads)))
-        if c.rope_theta:
-            q, k = (rotate(y, positions, c.rope_theta) for y in (q, k))
-        out, cache = attend(q, k, v, cache)
-        x = x + self.o(out.reshape(*x.shape[:-1], -1))
-        h = self.mlp_norm(x)
+        q, k, v = self.q(h), self.k(h), self.v(h)
+        if c.clip_qkv:
+            q, k, v = (jnp.clip(y, -c.clip_qkv, c.clip_qkv) for y in (q, k, v))
+        if c.qk_norm == "full":
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k, v = (y.reshape(*h.shape[:-1], -1, c.head_dim) for y in (q, k, v))
+        if c.qk_norm == "head":
+            q, k = self.q_norm(q), self.k_norm(k)
+        return q, k, v
+
+    def mlp(self, h):
+        activation = ACTIVATIONS[self.config.activation]
+        if self.gate is None:
+            return self.down(activation(self.up(h)))
         up = self.up(h)
-        hidden = jax.nn.gelu(up) if self.gate is None else jax.nn.silu(self.gate(h)) * up
-        return x + self.down(hidden), cache
+        return self.down(activation(self.gate(h)) * up)
+
+
+def _maybe(norm, x):
+    return x if norm is None else norm(x)
 
 
 class Transformer(nnx.Module):
@@ -103,23 +210,34 @@ class Transformer(nnx.Module):
         self.config = config
         make = nnx.vmap(lambda r: Block(config, r), in_axes=0, out_axes=0)
         self.blocks = nnx.split_rngs(splits=config.layers)(make)(rngs)
-        self.norm = Norm(config.width, config.rms)
+        self.norm = Norm(config.width, config)
 
-    def __call__(self, x, attend: Callable, positions=None, cache=None):
-        """x [R, T, width] -> (normalised output [R, T, width], cache).
+    def __call__(self, x, attend: Callable, positions=None, cache=None, each: bool = False):
+        """x [R, T, width] -> (normalised output [R, T, width], cache), and with `each` the stream
+        behind every layer, [layers, R, T, width].
 
-        `attend(q, k, v, cache_of_layer) -> (out, new cache_of_layer)` with q [R, T, H, D] and
-        k, v [R, T, K, D]; what it returns as cache comes back stacked over layers.
+        `attend(q, k, v, cache_of_layer, **rules) -> (out, new cache_of_layer)` with q
+        [R, T, H, D] and k, v [R, T, K, D]; what it returns as cache comes back stacked over
+        layers. Of the rules `scale`, `cap` and `window` (see `attention.reference`) it is given
+        those that the config sets.
         """
+        c = self.config
         graph, layers = nnx.split(self.blocks)
+        # What differs by layer beside the parameters, so that one scanned layer is all of them.
+        differs = {}
+        if c.rope_theta:
+            differs["frequency"] = frequencies(c)
+        if any(c.windows):
+            differs["window"] = np.array([w or EVERYWHERE for w in c.windows], np.int32)
 
         def layer(x, scanned):
-            parameters, cache = scanned
-            return nnx.merge(graph, parameters)(x, attend, positions, cache)
+            parameters, cache, differs = scanned
+            x, cache = nnx.merge(graph, parameters)(x, attend, positions, cache, **differs)
+            return x, (cache, x if each else None)
 
-        body = jax.checkpoint(layer) if self.config.remat else layer
-        x, cache = jax.lax.scan(body, x, (layers, cache))
-        return self.norm(x), cache
+        body = jax.checkpoint(layer) if c.remat else layer
+        x, (cache, states) = jax.lax.scan(body, x, (layers, cache, differs))
+        return (self.norm(x), cache, states) if each else (self.norm(x), cache)
 
 
 def sinusoids(length: int, width: int) -> jax.Array:
@@ -133,9 +251,9 @@ def sinusoids(length: int, width: int) -> jax.Array:
 def attend_within(lengths):
     """Bidirectional attention over the first `lengths` [N] positions; padding is never seen."""
 
-    def attend(q, k, v, cache):
+    def attend(q, k, v, cache, scale=None, cap=None):
         mask = jnp.arange(k.shape[1])[None, None] < lengths[:, None, None]
-        return masked(q, k, v, mask), cache
+        return masked(q, k, v, mask, scale, cap), cache
 
     return attend
 

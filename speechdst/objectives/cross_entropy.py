@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import optax
 
 
-def cross_entropy(hidden, head, targets, weights, chunk: int = 128) -> dict:
+def cross_entropy(hidden, head, targets, weights, chunk: int = 128, cap: float = 0.0) -> dict:
     """Next-token cross entropy, chunked so that no full row of logits ever exists.
 
-    Args: hidden [R, T, width], head [width, V], targets int32 [R, T], weights float32 [R, T].
+    Args: hidden [R, T, width], head [width, V], targets int32 [R, T], weights float32 [R, T];
+      cap > 0: logits become cap * tanh(logit / cap).
     Returns: {"loss": (sum in nats, weight), "accuracy": (sum, weight)}, float32.
     """
     r, t, _ = hidden.shape
@@ -27,6 +28,8 @@ def cross_entropy(hidden, head, targets, weights, chunk: int = 128) -> dict:
     def present(h, y, w):
         logits = jnp.einsum("rcd,dv->rcv", h, head.astype(h.dtype),
                             preferred_element_type=jnp.float32)
+        if cap:
+            logits = cap * jnp.tanh(logits / cap)
         picked = jnp.take_along_axis(logits, y[..., None], -1)[..., 0]
         loss = jax.nn.logsumexp(logits, -1) - picked
         return (loss * w).sum(), ((picked >= logits.max(-1)) * w).sum()

@@ -33,7 +33,8 @@ def losses(model, batches: dict, terms: dict, key) -> dict:
     for i, (name, batch) in enumerate(sorted(batches.items())):
         encoded = [None if t.features is None else model.encode(t) for t in batch.tables]
         hidden = model(batch, jax.random.fold_in(key, i), encoded)
-        result = cross_entropy(hidden, model.decoder.head(), batch.targets, batch.loss_weight)
+        result = cross_entropy(hidden, model.decoder.head(), batch.targets, batch.loss_weight,
+                               cap=model.decoder.config.logit_cap)
         add(terms[name], result["loss"])
         add(f"{terms[name]}_accuracy", result["accuracy"])
         if "ctc" in terms:

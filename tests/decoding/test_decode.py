@@ -29,9 +29,9 @@ quick_decode = jax.jit(
 
 
 @functools.cache
-def params():
+def params(decoder="plain"):
     """Sharpened, so that answers vary and end at different lengths."""
-    p = dict(tiny.parameters(MODEL))
+    p = dict(tiny.parameters(tiny.config(ctc=False, decoder=decoder)))
     p["decoder/embedding"] = p["decoder/embedding"] * 2
     return p
 
@@ -56,13 +56,13 @@ def rows(trees):
 
 
 @functools.cache
-def decoded(kind, beam, eos):
+def decoded(kind, beam, eos, decoder="plain"):
     batch, starts = rows(prompts(kind))
     tokens, logps = quick_decode(
-        params(),
+        params(decoder),
         jax.device_put(batch),
         starts,
-        graph=state.abstract(MODEL)[0],
+        graph=state.abstract(tiny.config(ctc=False, decoder=decoder))[0],
         beam=beam,
         max_new=MAX_NEW,
         eos=eos,
@@ -71,18 +71,18 @@ def decoded(kind, beam, eos):
 
 
 @functools.cache
-def full():
+def full(decoder="plain"):
     """Compiled full forward pass: (params, batch) -> log-probabilities [R, T, vocabulary]."""
-    graph, _ = state.abstract(MODEL)
+    graph, _ = state.abstract(tiny.config(ctc=False, decoder=decoder))
 
     def run(params, batch):
         model = state.model_of(graph, params)
-        return jax.nn.log_softmax(model(batch) @ model.decoder.head())
+        return jax.nn.log_softmax(model.decoder.logits(model(batch)))
 
     return jax.jit(run, compiler_options=tiny.QUICK)
 
 
-def forced(trees, answers):
+def forced(trees, answers, decoder="plain"):
     """Log-probabilities [answer, MAX_NEW, vocabulary] along given answers, in branches: `answers`
     are [(tree, branch, tokens)], each hung on its tree in place of the empty one."""
     hung = []
@@ -94,7 +94,7 @@ def forced(trees, answers):
             branches += [Branch(branch.after, (branch.segments[0], Tokens([*a, 0]))) for a in mine]
         hung.append(dataclasses.replace(tree, branches=tuple(branches)))
     batch = stack([pack([t], SHAPE) for t in hung])
-    logp = np.asarray(full()(params(), batch))
+    logp = np.asarray(full(decoder)(params(decoder), batch))
     result, seen = [], {}
     for j, k, a in sorted(answers, key=lambda x: x[:2]):
         index = seen[j] = seen.get(j, -1) + 1
@@ -133,6 +133,19 @@ def test_greedy_is_the_argmax_of_the_full_pass(kind, early):
     absent = [(i, b) for i, t in enumerate(prompts(kind)) for b in range(len(t.branches), 3)]
     for i, b in absent:
         assert set(tokens[i, b].tolist()) == {eos} and not logps[i, b].any()
+
+
+@pytest.mark.parametrize("decoder", [name for name in tiny.DECODERS if name != "plain"])
+def test_every_decoder_decodes_as_its_full_pass(decoder):
+    """Windows reach over the fork into the trunk; caps are of scores and of logits."""
+    kind = "spoken_history"
+    tokens, logps = decoded(kind, 2, EOS, decoder)
+    answers = set()
+    for i, b, answer, full_logp in forced(prompts(kind), every(tokens, kind), decoder):
+        n = answer.index(EOS) + 1 if EOS in answer else MAX_NEW
+        answers.add(tuple(answer))
+        np.testing.assert_allclose(logps[i, b, :n], full_logp[range(n), answer[:n]], atol=1e-4)
+    assert len(answers) > 1
 
 
 @pytest.mark.parametrize("kind", KINDS)

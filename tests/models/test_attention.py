@@ -37,16 +37,24 @@ def intervals(draw, length=T):
     return np.array(rows, np.int32).T
 
 
+def positions(layout):
+    """Rotary positions of a layout: a branch goes on from its fork."""
+    trunk_start, fork, branch_start = layout
+    return fork - trunk_start + np.arange(len(fork), dtype=np.int32) - branch_start
+
+
 @functools.cache
-def compiled(block: bool):
-    """(q, k, v, cotangent, intervals, blocks) -> (output, gradients of q, k, v)."""
+def compiled(block: bool, scale=None, cap=None):
+    """(q, k, v, cotangent, intervals, positions, window, blocks) -> (output, gradients of q, k,
+    v)."""
 
     @functools.partial(jax.jit, compiler_options=tiny.QUICK)
-    def run(q, k, v, g, where, blocks):
+    def run(q, k, v, g, where, positions, window, blocks):
+        rules = dict(scale=scale, cap=cap, window=window)
         function = (
-            (lambda *x: attention.blockwise(*x, *where, blocks))
+            (lambda *x: attention.blockwise(*x, *where, blocks, positions, **rules))
             if block
-            else (lambda *x: attention.reference(*x, *where))
+            else (lambda *x: attention.reference(*x, *where, positions, **rules))
         )
         out, back = jax.vjp(function, q, k, v)
         return out, back(g)
@@ -54,7 +62,7 @@ def compiled(block: bool):
     return run
 
 
-def both(layouts, heads, groups, block, seed):
+def both(layouts, heads, groups, block, seed, window=None, **rules):
     rng = np.random.default_rng(seed)
     rows = len(layouts)
     draw = lambda n: jnp.asarray(rng.standard_normal((rows, T, n, D)), jnp.float32)
@@ -62,7 +70,15 @@ def both(layouts, heads, groups, block, seed):
     lists = [block_lists(*layout, block) for layout in layouts]
     blocks = Blocks(**{name: np.stack([b[name] for b in lists]) for name in lists[0]})
     where = tuple(np.stack([layout[i] for layout in layouts]) for i in range(3))
-    return compiled(True)(*x, where, blocks), compiled(False)(*x, where, blocks)
+    rest = where, np.stack([positions(x) for x in layouts]), window, blocks
+    return tuple(compiled(b, **rules)(*x, *rest) for b in (True, False))
+
+
+def assert_equal(found, expected):
+    np.testing.assert_allclose(found[0], expected[0], atol=1e-5)
+    for gradient, wanted in zip(found[1], expected[1], strict=True):
+        limit = 1e-5 * max(1.0, float(jnp.abs(wanted).max()))
+        np.testing.assert_allclose(gradient, wanted, atol=limit)
 
 
 # One entry is one compiled program: rows, query heads, key heads, block.
@@ -73,21 +89,54 @@ def both(layouts, heads, groups, block, seed):
 @given(data=st.data())
 def test_blockwise_equals_reference(rows, heads, groups, block, data):
     layouts = [data.draw(intervals()) for _ in range(rows)]
-    (out, grads), (expected, expected_grads) = both(
-        layouts, heads, groups, block, data.draw(st.integers(0, 99))
-    )
-    np.testing.assert_allclose(out, expected, atol=1e-5)
-    for found, wanted in zip(grads, expected_grads, strict=True):
-        np.testing.assert_allclose(
-            found, wanted, atol=1e-5 * max(1.0, float(jnp.abs(wanted).max()))
-        )
+    assert_equal(*both(layouts, heads, groups, block, data.draw(st.integers(0, 99))))
 
 
-def run_blockwise(layout):
+@pytest.mark.parametrize("cap", [None, 1.5])
+@settings(max_examples=6, deadline=None, derandomize=True)
+@given(data=st.data(), window=st.sampled_from((1, 2, 7, 8, 9, 30, attention.EVERYWHERE)))
+def test_blockwise_equals_reference_with_windows_and_caps(cap, data, window):
+    layouts = [data.draw(intervals()) for _ in range(2)]
+    # The window is an argument of the compiled program, as it is in a scan over layers.
+    rules = dict(window=np.int32(window), scale=0.7, cap=cap)
+    seed = data.draw(st.integers(0, 99))
+    found, expected = both(layouts, 4, 2, 8, seed, **rules)
+    assert_equal(found, expected)
+    if window == attention.EVERYWHERE:
+        assert_equal(found, both(layouts, 4, 2, 8, seed, scale=0.7, cap=cap)[0])
+
+
+def test_a_window_is_over_positions_of_the_own_text():
+    """A branch sees back over its fork as if it stood alone behind its part of the trunk."""
+    # A trunk of 20, a branch of 6 that forks at 10, then one of 6 that forks at 20.
+    rows = [(0, 0, 0)] * 20 + [(0, 10, 20)] * 6 + [(0, 20, 26)] * 6
+    layout = np.array(rows + [(0, 0, i) for i in range(32, T)], np.int32).T
+    rng = np.random.default_rng(3)
+    q, k, v = (jnp.asarray(rng.standard_normal((1, T, 2, D)), jnp.float32) for _ in range(3))
+    where, at = [x[None] for x in layout], positions(layout)[None]
+    out = attention.reference(q, k, v, *where, at, window=7)[0]
+    for own, fork in ((range(20, 26), 10), (range(26, 32), 20)):
+        chosen = np.array([*range(fork), *own])
+        alone = [x[:, chosen] for x in (q, k, v)]
+        n = np.arange(len(chosen))
+        mask = (n[:, None] >= n) & (n[:, None] - n < 7)
+        expected = attention.masked(*alone, mask[None])[0]
+        np.testing.assert_allclose(out[chosen][fork:], expected[fork:], atol=1e-6)
+
+
+def test_blocks_behind_the_window_are_never_read():
+    q = jnp.asarray(np.random.default_rng(0).standard_normal((1, T, 2, D)), jnp.float32)
+    layout = np.zeros((3, T), np.int32)
+    near = dict(positions=positions(layout)[None], window=8)
+    out = run_blockwise(layout, **near)(q, q.at[:, :16].set(jnp.nan), q)
+    assert np.isfinite(out[:, 24:]).all() and np.isnan(out[:, :16]).all()
+
+
+def run_blockwise(layout, **rules):
     """Blockwise attention over one row of this layout, in blocks of 8."""
     where = tuple(jnp.asarray(x)[None] for x in layout)
     blocks = Blocks(**{k: jnp.asarray(v)[None] for k, v in block_lists(*layout, 8).items()})
-    return lambda q, k, v: attention.blockwise(q, k, v, *where, blocks)
+    return lambda q, k, v: attention.blockwise(q, k, v, *where, blocks, **rules)
 
 
 def test_blocks_outside_the_lists_are_never_read():
@@ -107,8 +156,8 @@ def test_scores_of_any_size_stay_finite():
 
 def test_attend_picks_by_length(monkeypatch):
     calls = []
-    monkeypatch.setattr(attention, "blockwise", lambda *x: calls.append("blockwise"))
-    monkeypatch.setattr(attention, "reference", lambda *x: calls.append("reference"))
+    for name in ("blockwise", "reference"):
+        monkeypatch.setattr(attention, name, lambda *x, name=name, **_: calls.append(name))
     for positions in (128, 512):
         tree = tiny.builder("single").trees(tiny.dialogue(np.random.default_rng(0), 1))[:1]
         attention.attend(None, None, None, tiny.row(tree, tiny.shape(positions=positions)))

@@ -1,0 +1,27 @@
+"""Mapping tables: where each of our parameters stands in a Hugging Face checkpoint.
+
+A family is one table. A parameter whose tensor name holds "{i}" is stacked: entry i of its leading
+axis is the tensor of layer i (`nn.Linear.weight` is [out, in], our kernels are [in, out]).
+"""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """A tensor of a Hugging Face checkpoint.
+
+    `name`: with "{i}" for the number of the layer where our parameter stacks the layers.
+    `axes`: the transposition from theirs to ours (of one layer where stacked); None: as it is.
+    `aliases`: other names that checkpoints use for it; they are read, never written.
+    """
+
+    name: str
+    axes: tuple[int, ...] | None = None
+    aliases: tuple[str, ...] = ()
+
+
+Table = dict[str, Tensor]  # our flat parameter path -> its tensor
+
+LINEAR = (1, 0)  # nn.Linear.weight [out, in] -> kernel [in, out]
+CONV1D = (2, 1, 0)  # nn.Conv1d.weight [out, in / groups, taps] -> kernel [taps, in / groups, out]
