@@ -78,6 +78,8 @@ def stages(context, *, speech, text, steps, rows, positions, lr):
                                       positions=512))),
         joint=dict(
             # Over a pretrained LLM only "lora" trains; one from scratch still has to learn.
+            # With `encoded` speech is read as `prepare --features` left it, not encoded again.
+            encoded=False,
             steps=steps[3], trainable=(r"^connector", r"^text_encoder", r"^decoder"),
             weights=dict(speech=1.0, text=0.5), optimizer=optimizer(lr / 2, 20),
             batches=dict(

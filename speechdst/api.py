@@ -57,7 +57,7 @@ class DialogueTracker:
         if not any(t.speaker == "user" for t in turns):
             raise BadInput("no user turn", file=dialogue if isinstance(dialogue, (str, Path)) else
                            "", mend="give at least one turn of speaker \"user\"")
-        spoken = [t.features is not None for t in turns if t.speaker == "user"]
+        spoken = [t.audio is not None for t in turns if t.speaker == "user"]
         if any(spoken) and not all(spoken):
             raise BadInput("some user turns have audio and some have text only",
                            mend="give all of them audio, or none")
@@ -86,14 +86,14 @@ def _turn(index: int, turn: dict) -> Turn:
     if turn.get("speaker") not in ("user", "agent"):
         raise BadInput(f"speaker is {turn.get('speaker')!r}, expected user or agent",
                        record=f"turn {index}", field="speaker")
-    audio, features = turn.get("audio"), None
+    audio = turn.get("audio")
     if isinstance(audio, (str, Path)):
         audio = speech.load(AudioRef(str(audio)))
     if audio is not None:
-        features = speech.log_mel(np.asarray(audio, np.float32))
+        audio = speech.encode(np.asarray(audio, np.float32))
     elif not turn.get("text"):
         raise BadInput("the turn has neither audio nor text", record=f"turn {index}")
-    return Turn(turn["speaker"], turn.get("text", ""), features=features)
+    return Turn(turn["speaker"], turn.get("text", ""), audio=audio)
 
 
 def turns_of(path: Path) -> list[Turn]:
@@ -112,6 +112,6 @@ def turns_of(path: Path) -> list[Turn]:
                 joined[-1][1] = end
             else:
                 joined.append([start, end])
-        turns += [Turn(speaker, "", features=speech.log_mel(samples[a:b]), start=a / SAMPLE_RATE)
+        turns += [Turn(speaker, "", audio=speech.encode(samples[a:b]), start=a / SAMPLE_RATE)
                   for a, b in joined]
     return sorted(turns, key=lambda t: t.start)

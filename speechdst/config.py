@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import types
 import typing
 from pathlib import Path
 
@@ -15,13 +16,21 @@ from speechdst.models.dialogue_lm import DialogueLMConfig
 
 def build(cls, values: dict, where: str = "model"):
     """A (nested) config dataclass from plain values; an unknown or missing name is an error."""
-    hints = typing.get_type_hints(cls)
+    if isinstance(cls, types.UnionType):  # one of several dataclasses: `kind` tells which
+        kinds = {c.kind: c for c in typing.get_args(cls)}
+        values = dict(values)
+        kind = values.pop("kind", next(iter(kinds)))
+        if kind not in kinds:
+            raise BadInput(f"{kind!r}, expected one of {sorted(kinds)}", field=f"{where}.kind")
+        cls = kinds[kind]
+    hints = {n: hint for n, hint in typing.get_type_hints(cls).items()
+             if n in {f.name for f in dataclasses.fields(cls)}}
     if unknown := set(values) - set(hints):
         raise BadInput(f"unknown setting {sorted(unknown)}, there are {sorted(hints)}", field=where)
     made = {}
     for name, value in values.items():
         kind = hints[name]
-        if dataclasses.is_dataclass(kind):
+        if dataclasses.is_dataclass(kind) or isinstance(kind, types.UnionType):
             value = build(kind, value, f"{where}.{name}")
         elif isinstance(value, list):
             value = tuple(value)

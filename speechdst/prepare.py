@@ -10,6 +10,10 @@ left out and why; what an entry may say stands in `speechdst/data/options.py`. T
 is trained on the text of the training splits (`config.tokenizer`). The same config gives the same
 bytes, whatever the number of processes.
 
+With --features --workdir=RUN the recordings that are prepared are encoded once by the speech
+encoder of that run (--stage: after that stage), in bfloat16, for stages that say `encoded`; they
+find the result as long as their encoder is the same to the last bit.
+
 An interrupted preparation (Ctrl-C, a kill, a full disk) goes on with the same command. What is
 there already is left alone; prepared with other options, it is refused unless --overwrite.
 Input that cannot be used ends the command with one line and exit code 2.
@@ -47,6 +51,11 @@ _PROCESSES = flags.DEFINE_integer(
 _OVERWRITE = flags.DEFINE_boolean(
     "overwrite", False, "Replaces data sets and tokenizer that were made with other options."
 )
+_FEATURES = flags.DEFINE_boolean(
+    "features", False, "Instead: encodes the prepared recordings with the encoder of --workdir."
+)
+_WORKDIR = flags.DEFINE_string("workdir", "", "With --features: the run whose encoder it is.")
+_STAGE = flags.DEFINE_string("stage", "", "With --features: after this stage; the last if empty.")
 
 
 def run(
@@ -57,13 +66,7 @@ def run(
     Prints one line for each. Raises `BadInput` for anything that cannot be used.
     """
     data_dir = Path(config.data_dir)
-    if unknown := sorted(set(only) - set(config.prepare)):
-        raise BadInput(
-            f"no data set {unknown[0]!r}",
-            field="--only",
-            mend=f"config.prepare has {', '.join(config.prepare)}",
-        )
-    names = [name for name in config.prepare if not only or name in only]
+    names = _named(config, only)
     for name in names:
         if not re.fullmatch(r"\w[\w-]*", name):
             raise BadInput(
@@ -79,6 +82,42 @@ def run(
         print(_summary(prepared, work, time.perf_counter() - start), flush=True)
     with clear_disk_errors(data_dir):
         print(make_tokenizer(config, overwrite=overwrite), flush=True)
+
+
+def encode_features(
+    config: ConfigDict, workdir: str, stage: str = "", *, only: Iterable[str] = ()
+) -> None:
+    """Encodes the recordings of the prepared data sets; prints a line for each.
+
+    Raises `BadInput` for anything that cannot be used.
+    """
+    from speechdst import encode  # here: preparation itself is free of JAX
+    from speechdst.training.checkpoint import load_run
+
+    if not workdir:
+        raise BadInput("missing", field="--workdir", mend="name the run whose encoder is frozen")
+    _, model, params = load_run(config, Path(workdir), stage)
+    for name in _named(config, only):
+        prepared = Prepared(Path(config.data_dir) / name)
+        if not any(s["hours"]["user"] for s in prepared.manifest["splits"].values()):
+            continue  # text alone
+        with clear_disk_errors(prepared.folder):
+            print(encode.store(prepared, model, params, _features_progress(name)), flush=True)
+
+
+def _features_progress(name: str):
+    return lambda shards, total: _progress(shards, total, f"{name} features")
+
+
+def _named(config: ConfigDict, only: Iterable[str]) -> list[str]:
+    """The names in `only`, or all, of `config.prepare`; an unknown one is an error."""
+    if unknown := sorted(set(only) - set(config.prepare)):
+        raise BadInput(
+            f"no data set {unknown[0]!r}",
+            field="--only",
+            mend=f"config.prepare has {', '.join(config.prepare)}",
+        )
+    return [name for name in config.prepare if not only or name in only]
 
 
 def make_tokenizer(config: ConfigDict, *, overwrite: bool = False) -> str:
@@ -185,6 +224,9 @@ def _progress(shards: Iterable[str], total: int, name: str) -> Iterator[str]:
 
 def main(argv: list[str]) -> None:
     del argv
+    if _FEATURES.value:
+        encode_features(_CONFIG.value, _WORKDIR.value, _STAGE.value, only=_ONLY.value)
+        return
     processes = _PROCESSES.value or len(os.sched_getaffinity(0))
     run(_CONFIG.value, only=_ONLY.value, processes=processes, overwrite=_OVERWRITE.value)
 

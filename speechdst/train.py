@@ -19,11 +19,11 @@ from absl import flags
 from ml_collections import config_flags
 from rich.console import Console
 
-from speechdst import sharding
+from speechdst import encode, sharding
 from speechdst.command import run
 from speechdst.config import context_of, keep, model_config, steps_of
 from speechdst.data import loader
-from speechdst.data.contexts import FRAMES_PER_SECOND, TreeBuilder
+from speechdst.data.contexts import FRAMES_PER_SECOND, Hearing, TreeBuilder
 from speechdst.data.prepared import Prepared
 from speechdst.data.tokenizer import Tokenizer
 from speechdst.steps.joint_dst import make_step
@@ -41,17 +41,25 @@ _STOP_AFTER = flags.DEFINE_integer(
     "stop_after", 0, "Stop cleanly after this many steps of a stage, as a preemption would.")
 
 
-def batches_of(stage, tokenizer, config) -> dict[str, loader.Loader]:
-    """The loaders of a stage by batch name."""
+def batches_of(stage, tokenizer, config, params) -> dict[str, loader.Loader]:
+    """The loaders of a stage by batch name; with `encoded` speech is read as the frozen encoder
+    of `params` left it (`python -m speechdst.prepare --features`)."""
     made = {}
     for i, (name, spec) in enumerate(sorted(stage.batches.items())):
-        builder = TreeBuilder(context_of(spec.context), tokenizer, config.soft_length)
-        sources = [loader.Source(Prepared(Path(_CONFIG.value.data_dir) / s["data"]).dialogues(
-            s["split"]), s["weight"]) for s in spec.sources]
+        encoded = stage.get("encoded", False) and spec.context.path == "speech"
+        builder = TreeBuilder(context_of(spec.context), tokenizer, config.soft_length,
+                              encode.hearing(config) if encoded else Hearing.of(config.encoder))
+        sources = []
+        for s in spec.sources:
+            prepared = Prepared(Path(_CONFIG.value.data_dir) / s["data"])
+            sources.append(loader.Source(
+                encode.dialogues(prepared, s["split"], config, params, stage.trainable)
+                if encoded else prepared.dialogues(s["split"]), s["weight"]))
         made[name] = loader.make(
             sources, builder, positions=spec.positions, rows=spec.rows,
             seed=_CONFIG.value.seed + 1000 * i, block=spec.block,
-            channels=config.encoder.channels, spec_augment=dict(spec.spec_augment),
+            channels=config.encoder.width if encoded else config.encoder.channels,
+            spec_augment=dict(spec.spec_augment),
             host=jax.process_index(), hosts=jax.process_count())
         for source, plan in zip(spec.sources, made[name].plans, strict=True):
             print(f"  {name} from {source['data']}/{source['split']}: {plan.summary()}")
@@ -64,7 +72,7 @@ def train_stage(name: str, workdir: Path, config, tokenizer, params, preemption)
     c = _CONFIG.value
     stage, model = c.stages[name], model_config(c.model, tokenizer.size)
     print(f"stage {name}: {stage.steps} steps", flush=True)
-    loaders = batches_of(stage, tokenizer, model)
+    loaders = batches_of(stage, tokenizer, model, params)
     iterators = {key: iter(value) for key, value in loaders.items()}
     mesh = sharding.make_mesh(**c.mesh)
     graph, _ = state.abstract(model)

@@ -9,7 +9,7 @@ import numpy as np
 from speechdst.config import model_config
 from speechdst.data import tokenizer as tokenizers
 from speechdst.data.batch import Batch, stack
-from speechdst.data.contexts import Context, TreeBuilder
+from speechdst.data.contexts import Context, Hearing, TreeBuilder
 from speechdst.data.dialogue import Dialogue, Turn
 from speechdst.data.tree import Branch, DialogueTree, RowShape, Segment, Soft, Table, Tokens, pack
 from speechdst.steps.joint_dst import losses
@@ -136,7 +136,10 @@ def parameters(model) -> state.Params:
 
 
 def builder(kind: str, path: str = "speech", model=None, **context) -> TreeBuilder:
-    return TreeBuilder(Context(kind, path, **context), tokenizer(), (model or config()).soft_length)
+    model = model or config()
+    return TreeBuilder(
+        Context(kind, path, **context), tokenizer(), model.soft_length, Hearing.of(model.encoder)
+    )
 
 
 def shape(
@@ -147,8 +150,10 @@ def shape(
     tables: tuple[tuple[int, int], ...] = ((8, 64),),
 ) -> RowShape:
     """The closed row shape of the tests; `tables` are (utterances, their largest size)."""
-    soft = (model or config()).soft_length
-    kind, transcript = ("words", 0) if path == "words" else ("speech", 16)
+    model = model or config()
+    soft = model.soft_length
+    hears = Hearing.of(model.encoder).table
+    kind, transcript = ("words", 0) if path == "words" else (hears, 16)
     return RowShape(
         positions,
         tuple(Table(kind, n, size, soft(kind, size), transcript) for n, size in tables),

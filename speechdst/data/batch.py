@@ -18,16 +18,25 @@ def _pytree(cls):
 class Utterances:
     """A table of U utterances per row, from which an encoder makes the soft positions.
 
-    Exactly one of `features` float [R, U, frames, channels] (speech) and `words` int32
-    [R, U, tokens] (the text path) is set; `lengths` int32 [R, U] in frames or tokens, 0: no
-    utterance. `transcripts` int32 [R, U, L] with `transcript_lengths` [R, U] are what was said.
+    Exactly one is set of `features` float [R, U, frames, channels] (log-mel, 100 frames/s),
+    `waveform` float32 [R, U, samples] (16 kHz), `encoded` bfloat16 [R, U, vectors, width] (what
+    the speech encoder made of it) and `words` int32 [R, U, tokens] (the text path); `lengths`
+    int32 [R, U] in frames, samples, vectors or tokens, 0: no utterance. `transcripts` int32
+    [R, U, L] with `transcript_lengths` [R, U] are what was said.
     """
 
     lengths: jax.Array
     transcripts: jax.Array
     transcript_lengths: jax.Array
     features: jax.Array | None = None
+    waveform: jax.Array | None = None
+    encoded: jax.Array | None = None
     words: jax.Array | None = None
+
+    @property
+    def spoken(self) -> bool:
+        """Speech in one form or the other, not words."""
+        return self.words is None
 
 
 @_pytree

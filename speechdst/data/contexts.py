@@ -48,18 +48,65 @@ class Context:
                                  f"expected one of {allowed}")
 
 
+@dataclasses.dataclass(frozen=True)
+class Hearing:
+    """What the speech encoder hears: "log_mel", "waveform", or "encoded" (its own output, made
+    beforehand); clips of `least` to `most` samples (None: of any length)."""
+
+    kind: str = "log_mel"
+    least: int = speech.WINDOW
+    most: int | None = None
+
+    @classmethod
+    def of(cls, encoder) -> "Hearing":
+        """That of an encoder's config."""
+        return cls(encoder.hears, encoder.least, encoder.most)
+
+    @property
+    def table(self) -> str:
+        """The kind of `data.tree.Table` that its utterances go into."""
+        return "speech" if self.kind == "log_mel" else self.kind
+
+    def __contains__(self, samples: int) -> bool:
+        return samples >= self.least and (self.most is None or samples <= self.most)
+
+
 class TreeBuilder:
     """Dialogues to trees. `soft_length(kind, size)`: soft positions of an utterance."""
 
     def __init__(self, context: Context, tokenizer: Tokenizer,
-                 soft_length: Callable[[str, int], int], features: bool = True):
+                 soft_length: Callable[[str, int], int], hearing: Hearing | None = None,
+                 features: bool = True):
         self.context, self.tokenizer, self.soft_length = context, tokenizer, soft_length
+        self.hearing = hearing or Hearing()
         self.features = features  # False: only their sizes matter (planning)
+
+    @property
+    def table(self) -> str:
+        """The kind of `data.tree.Table` that its utterances go into."""
+        return "words" if self.context.path == "words" else self.hearing.table
 
     def utterance(self, turn: Turn) -> Utterance:
         words = np.array(self.tokenizer.words(turn.text), np.int32)
         if self.context.path != "speech":
             return Utterance(words=words)
+        if turn.audio is not None and turn.audio.samples not in self.hearing:
+            h = self.hearing
+            raise BadInput(f"{turn.audio.seconds:.2f} s of speech of the turn {turn.text!r}, the "
+                           f"encoder hears clips of {h.least} samples"
+                           + (" or more" if h.most is None else f" to {h.most} samples"),
+                           field="turns.audio", mend="cut the turn, or leave it out")
+        if self.hearing.kind == "waveform":
+            if turn.audio is None:
+                raise BadInput(f"there is no recording of the turn {turn.text!r}",
+                               field="turns.audio", mend="the encoder hears waveforms: prepare "
+                               "the corpus with keep_audio")
+            return Utterance(audio=turn.audio, transcript=words)
+        if self.hearing.kind == "encoded":
+            if turn.features is None:
+                raise BadInput(f"the speech of the turn {turn.text!r} was not encoded",
+                               field="turns.features", mend="prepare it with --features")
+            return Utterance(encoded=turn.features, transcript=words)
         features = turn.features
         if features is None and turn.audio is not None:
             features = (speech.log_mel(speech.decode(turn.audio)) if self.features else
@@ -74,9 +121,13 @@ class TreeBuilder:
         c = self.context
         if c.path != "speech":
             return bool(turn.text)
-        if turn.features is None and turn.audio is None:
+        kind = self.hearing.kind
+        if (turn.features is None if kind == "encoded" else turn.audio is None and (
+                kind == "waveform" or turn.features is None)):
             return False
-        frames = len(turn.features) if turn.features is not None else (
+        if turn.audio is not None and turn.audio.samples not in self.hearing:
+            return False
+        frames = len(turn.features) if kind != "encoded" and turn.features is not None else (
             turn.audio.seconds * FRAMES_PER_SECOND)
         seconds = frames / FRAMES_PER_SECOND
         return (c.min_seconds <= seconds <= c.max_seconds
@@ -98,8 +149,7 @@ class TreeBuilder:
         if self.context.path == "tokens":
             return Tokens(u.words)
         utterances.append(u)
-        kind = "words" if u.words is not None else "speech"
-        return Soft(len(utterances) - 1, self.soft_length(kind, u.size))
+        return Soft(len(utterances) - 1, self.soft_length(u.kind, u.size))
 
     def trees(self, dialogue: Dialogue) -> list[DialogueTree]:
         """The training trees of a dialogue; those without an answer are left out."""

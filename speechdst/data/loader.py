@@ -10,6 +10,7 @@ from speechdst.data import plan as planning
 from speechdst.data.augment import mask_features
 from speechdst.data.batch import Batch, stack
 from speechdst.data.contexts import TreeBuilder
+from speechdst.data.dialogue import BadInput
 from speechdst.data.tree import RowShape, pack
 
 EPOCHS = 1_000_000  # in effect without end; Grain cannot slice what has none
@@ -67,13 +68,17 @@ def make(sources: Sequence[Source], builder: TreeBuilder, *, positions: int, row
 
     The k-th batch of all hosts together is the same set of rows whatever the number of hosts.
     """
+    masks = any((spec_augment or {}).get(name, 1) for name in ("time_masks", "channel_masks"))
+    if spec_augment and masks and builder.table not in ("speech", "words"):
+        raise BadInput(f"there are no log-mel features to mask in what the encoder hears "
+                       f"({builder.table})", field="spec_augment",
+                       mend="set it to {}, or its masks to 0")
     if rows % hosts:
         raise ValueError(f"{rows} rows a batch cannot be shared by {hosts} hosts")
     measured = [planning.fitting(planning.measure(
         s.dialogues, _sizes_only(builder)), positions) for s in sources]
     everything = [i for items, _ in measured for i in items]
-    kind = "words" if builder.context.path == "words" else "speech"
-    shape = planning.row_shape(everything, positions, kind, builder.soft_length,
+    shape = planning.row_shape(everything, positions, builder.table, builder.soft_length,
                                block=block, channels=channels)
     plans = tuple(planning.make(items, shape, left_out, seed=seed)
                   for items, left_out in measured)
@@ -94,12 +99,15 @@ def make(sources: Sequence[Source], builder: TreeBuilder, *, positions: int, row
 
 def _sizes_only(builder: TreeBuilder) -> TreeBuilder:
     """The same builder for planning: sizes only, no features are computed."""
-    return TreeBuilder(builder.context, builder.tokenizer, builder.soft_length, features=False)
+    return TreeBuilder(builder.context, builder.tokenizer, builder.soft_length, builder.hearing,
+                       features=False)
 
 
 def count(batch: Batch) -> dict[str, int]:
-    """Trees, answers, positions and frames of speech in a batch (numpy)."""
-    frames = sum(int(t.lengths.sum()) for t in batch.tables if t.features is not None)
+    """Trees, answers, positions and frames (10 ms) of speech in a batch (numpy)."""
+    frames = sum(int(t.lengths.sum() / planning.FRAME[
+        "waveform" if t.waveform is not None else "encoded" if t.encoded is not None else "speech"])
+        for t in batch.tables if t.spoken)
     answers = sum(len(np.unique(r[r >= 0])) for r in batch.branch)
     trees = sum(len(np.unique(r[r >= 0])) for r in batch.tree)
     return {"trees": trees, "answers": answers, "frames": frames,

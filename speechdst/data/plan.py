@@ -16,6 +16,7 @@ from speechdst.data.contexts import TreeBuilder
 from speechdst.data.dialogue import BadInput
 
 SAMPLE = 600  # trees that a row shape is tried on
+FRAME = {"speech": 1, "waveform": 160, "encoded": 0.5, "words": 1}  # of 10 ms, or a word of text
 POSITION = 4  # what a position of the decoder costs, in frames of speech or words of text
 
 
@@ -92,13 +93,13 @@ def row_shape(items: Sequence[Item], positions: int, kind: str, soft_length, *, 
     sizes = np.array([s for i in items for s in i.sizes])
     if not len(sizes):
         return T.RowShape(positions, (), block, channels)
-    edges = np.array(table_sizes(sizes, 8 if kind == "words" else 32, buckets))
+    edges = np.array(table_sizes(sizes, 8 if kind == "words" else int(32 * FRAME[kind]), buckets))
     transcript = -(-max((i.transcript for i in items), default=0) // 8) * 8
 
     def shape(counts):
         return T.RowShape(positions, tuple(
             T.Table(kind, int(c), int(size), soft_length(kind, int(size)),
-                    transcript if kind == "speech" else 0)
+                    0 if kind == "words" else transcript)
             for size, c in zip(edges, counts, strict=True) if c), block, channels)
 
     below = np.concatenate([[-1], edges[:-1]])
@@ -115,7 +116,7 @@ def row_shape(items: Sequence[Item], positions: int, kind: str, soft_length, *, 
 
     def cost(counts):
         rows = len(pack_rows(sample, shape(counts), range(len(sample))))
-        return rows * (POSITION * positions + int(edges @ counts))
+        return rows * (POSITION * positions + int(edges @ counts / FRAME[kind]))
 
     now = cost(counts)
     while True:

@@ -16,7 +16,11 @@ trees can share a row without seeing one another.
 import dataclasses
 from collections.abc import Sequence
 
+import ml_dtypes
 import numpy as np
+
+from speechdst.data import speech
+from speechdst.data.dialogue import Audio
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,21 +42,36 @@ class Soft:
 Segment = Tokens | Soft
 
 
+# Kind of a table -> field of an utterance, field of the batch's table.
+KINDS = {"speech": ("features", "features"), "waveform": ("audio", "waveform"),
+         "encoded": ("encoded", "encoded"), "words": ("words", "words")}
+
+
 @dataclasses.dataclass(frozen=True)
 class Utterance:
-    """What fills soft positions: speech features [frames, channels], or words (token ids).
+    """What fills soft positions, one of: speech `features` [frames, channels], `audio` (decoded
+    only when a row is packed), `encoded` speech [vectors, width], `words` (token ids).
 
     `transcript` are the token ids of what was said (for CTC); empty where it is unknown.
     """
 
     features: np.ndarray | None = None
+    audio: Audio | None = None
+    encoded: np.ndarray | None = None
     words: np.ndarray | None = None
     transcript: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int32))
 
     @property
+    def kind(self) -> str:
+        """The kind of `Table` that it goes into."""
+        return next(kind for kind, (field, _) in KINDS.items() if getattr(self, field) is not None)
+
+    @property
     def size(self) -> int:
-        """Frames of speech or number of words' tokens."""
-        return len(self.features if self.features is not None else self.words)
+        """Frames, samples or vectors of speech, or the number of words' tokens."""
+        if self.audio is not None:
+            return self.audio.samples
+        return len(next(x for x in (self.features, self.encoded, self.words) if x is not None))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,10 +162,11 @@ def _columns(tokens, utterance, offset, loss, n, *, start, at, fork, branch):
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A closed shape for utterances: `count` of up to `size` frames (or words), each `soft`
-    positions long after the connector, with transcripts of up to `transcript` tokens."""
+    """A closed shape for utterances: `count` of up to `size` frames (samples, vectors, words),
+    each `soft` positions long after the connector, with transcripts of up to `transcript` tokens.
+    """
 
-    kind: str  # "speech" | "words"
+    kind: str  # of `KINDS`
     count: int
     size: int
     soft: int
@@ -155,7 +175,8 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class RowShape:
-    """The closed shape of one row: positions and utterance tables, shortest first."""
+    """The closed shape of one row: positions and utterance tables, shortest first; `channels` of
+    features and of encoded speech."""
 
     positions: int
     tables: tuple[Table, ...]
@@ -209,7 +230,7 @@ def pack(trees: Sequence[DialogueTree], shape: RowShape) -> dict:
         first = np.zeros(len(tree.utterances) + 1, np.int32)  # soft index of each utterance
         for u, (utterance, j) in enumerate(zip(tree.utterances, placed, strict=True)):
             first[u] = offsets[j] + used[j] * shape.tables[j].soft
-            _fill(tables[j], used[j], utterance)
+            _fill(tables[j], used[j], shape.tables[j].kind, utterance)
             used[j] += 1
         s = slice(at, at + n)
         row["tokens"][s], row["positions"][s] = flat.tokens, flat.positions
@@ -227,22 +248,21 @@ def pack(trees: Sequence[DialogueTree], shape: RowShape) -> dict:
 
 
 def _empty(table: Table, channels: int) -> dict:
-    if table.kind == "words":
-        content = {"words": np.zeros((table.count, table.size), np.int32)}
-    else:
-        content = {"features": np.zeros((table.count, table.size, channels), np.float32)}
-    return content | {
+    dtype = {"words": np.int32, "encoded": ml_dtypes.bfloat16}.get(table.kind, np.float32)
+    last = (channels,) if table.kind in ("speech", "encoded") else ()
+    return {
+        KINDS[table.kind][1]: np.zeros((table.count, table.size, *last), dtype),
         "lengths": np.zeros(table.count, np.int32),
         "transcripts": np.zeros((table.count, table.transcript), np.int32),
         "transcript_lengths": np.zeros(table.count, np.int32),
     }
 
 
-def _fill(table: dict, slot: int, utterance: Utterance) -> None:
-    if "words" in table:
-        table["words"][slot, : utterance.size] = utterance.words
-    else:
-        table["features"][slot, : utterance.size] = utterance.features
+def _fill(table: dict, slot: int, kind: str, utterance: Utterance) -> None:
+    ours, theirs = KINDS[kind]
+    content = getattr(utterance, ours)
+    table[theirs][slot, : utterance.size] = (
+        speech.decode(content) if kind == "waveform" else content)
     table["lengths"][slot] = utterance.size
     # A transcript over the table's bound is left out whole: CTC over half of one would be wrong.
     if (n := len(utterance.transcript)) <= table["transcripts"].shape[1]:

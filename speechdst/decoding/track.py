@@ -7,8 +7,9 @@ import jax
 import numpy as np
 
 from speechdst.data.batch import stack
-from speechdst.data.contexts import Context, TreeBuilder
+from speechdst.data.contexts import Context, Hearing, TreeBuilder
 from speechdst.data.dialogue import Dialogue
+from speechdst.data.plan import FRAME
 from speechdst.data.tokenizer import Tokenizer
 from speechdst.data.tree import DialogueTree, RowShape, Table, layout, length, pack
 from speechdst.decoding.decode import decode
@@ -36,7 +37,8 @@ class Tracker:
     def track(self, dialogues: Sequence[Dialogue]) -> Iterable[tuple[int, int, Prediction, str]]:
         """Yields (dialogue, turn, prediction, raw answer) for every user turn, indices into
         `dialogues` and its turns."""
-        builder = TreeBuilder(self.context, self.tokenizer, self.config.soft_length)
+        builder = TreeBuilder(self.context, self.tokenizer, self.config.soft_length,
+                              Hearing.of(self.config.encoder))
         users = [[i for i, t in enumerate(d.turns) if t.speaker == "user"] for d in dialogues]
         if self.context.kind == "spoken_history":
             prompts = [builder.prompt(d.turns) for d in dialogues]
@@ -82,10 +84,12 @@ class Tracker:
 
     def _shape(self, trees: Sequence[DialogueTree]) -> RowShape:
         """A row shape for these prompts out of a small closed set: sizes are powers of two."""
-        kind = "words" if self.context.path == "words" else "speech"
         tables: tuple[Table, ...] = ()
         if sizes := [u.size for t in trees for u in t.utterances]:
-            size = _up(max(sizes), 32 if kind == "words" else 128)
+            kind = next(u.kind for t in trees for u in t.utterances)
+            size = _up(max(sizes), 32 if kind == "words" else int(128 * FRAME[kind]))
+            if self.config.encoder.most and kind == "waveform":
+                size = min(size, self.config.encoder.most)
             count = _up(max(len(t.utterances) for t in trees), 1)
             tables = (Table(kind, count, size, self.config.soft_length(kind, size)),)
         return RowShape(_up(max(map(length, trees)), 128), tables,

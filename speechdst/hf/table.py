@@ -25,3 +25,12 @@ Table = dict[str, Tensor]  # our flat parameter path -> its tensor
 
 LINEAR = (1, 0)  # nn.Linear.weight [out, in] -> kernel [in, out]
 CONV1D = (2, 1, 0)  # nn.Conv1d.weight [out, in / groups, taps] -> kernel [taps, in / groups, out]
+
+
+def prefixed(table: Table, first: str, *others: str) -> Table:
+    """The table with `first` before every name, and as aliases the names behind `others`: the
+    same tower as part of larger models."""
+    names = lambda t: (t.name, *t.aliases)
+    return {path: dataclasses.replace(t, name=first + t.name, aliases=tuple(
+        prefix + name for prefix in (first, *others) for name in names(t))[1:])
+        for path, t in table.items()}

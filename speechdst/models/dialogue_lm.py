@@ -8,39 +8,54 @@ from flax import nnx
 
 from speechdst.models import attention
 from speechdst.models.audio_encoder.log_mel_encoder import LogMelEncoder, LogMelEncoderConfig
+from speechdst.models.audio_encoder.wavlm import WavLM, WavLMConfig
+from speechdst.models.audio_encoder.whisper import Whisper, WhisperConfig
 from speechdst.models.connector import Connector, ConnectorConfig
 from speechdst.models.decoder import Decoder, DecoderConfig
 from speechdst.models.lora import Linear
 from speechdst.models.text_encoder import TextEncoder, TextEncoderConfig
+from speechdst.models.transformer import valid
+
+ENCODERS = {c.kind: made for c, made in (
+    (LogMelEncoderConfig, LogMelEncoder), (WavLMConfig, WavLM), (WhisperConfig, Whisper))}
 
 
 @dataclasses.dataclass(frozen=True)
 class DialogueLMConfig:
-    """`ctc`: a CTC head on the speech encoder, for presets that train it from scratch."""
+    """`encoder`: in a config file its `kind` tells which ("log_mel" if there is none); `ctc`: a
+    CTC head on it, for presets that train it from scratch."""
 
-    encoder: LogMelEncoderConfig
+    encoder: LogMelEncoderConfig | WavLMConfig | WhisperConfig
     connector: ConnectorConfig
     text_encoder: TextEncoderConfig
     decoder: DecoderConfig
     ctc: bool = False
     dtype: str = "float32"
 
+    def __post_init__(self):
+        if self.connector.inputs != self.encoder.width:
+            raise ValueError(f"connector.inputs is {self.connector.inputs}, the encoder's vectors "
+                             f"have {self.encoder.width} channels")
+
     def soft_length(self, kind: str, size: int) -> int:
-        """Soft positions of an utterance of `size` frames ("speech") or tokens ("words")."""
+        """Soft positions of an utterance: `size` is in frames ("speech"), samples ("waveform"),
+        encoder vectors ("encoded") or tokens ("words")."""
         if kind == "words":
             return size
+        if kind == "encoded":
+            return self.connector.length(size)
         return self.connector.length(self.encoder.length(size))
 
 
 class DialogueLM(nnx.Module):
     def __init__(self, config: DialogueLMConfig, rngs: nnx.Rngs):
         self.config = config
-        self.encoder = LogMelEncoder(config.encoder, rngs)
+        self.encoder = ENCODERS[config.encoder.kind](config.encoder, rngs)
         self.connector = Connector(config.connector, rngs)
         self.text_encoder = TextEncoder(config.text_encoder, rngs)
         self.decoder = Decoder(config.decoder, rngs)
         # One class more than the vocabulary: the blank, last.
-        self.ctc_head = Linear(config.encoder.transformer.width, config.decoder.vocabulary + 1,
+        self.ctc_head = Linear(config.encoder.width, config.decoder.vocabulary + 1,
                                bias=True, rngs=rngs) if config.ctc else None
 
     @property
@@ -49,8 +64,13 @@ class DialogueLM(nnx.Module):
 
     def encode(self, table):
         """The speech encoder over a table: ([R * U, vectors, width], lengths [R * U])."""
-        features = table.features.astype(self.dtype)
-        return self.encoder(features.reshape(-1, *features.shape[2:]), table.lengths.reshape(-1))
+        flat = lambda x: x.reshape(-1, *x.shape[2:])
+        lengths = flat(table.lengths)
+        if table.encoded is not None:
+            return valid(flat(table.encoded).astype(self.dtype), lengths), lengths
+        if table.waveform is not None:
+            return self.encoder(flat(table.waveform), lengths, self.dtype)
+        return self.encoder(flat(table.features.astype(self.dtype)), lengths)
 
     def soft(self, batch, key=None, encoded=None):
         """The soft vectors of every row, [R, S, width]: the tables' one behind the other.

@@ -31,7 +31,7 @@ def losses(model, batches: dict, terms: dict, key) -> dict:
         merged[name] = (old[0] + pair[0], old[1] + pair[1])
 
     for i, (name, batch) in enumerate(sorted(batches.items())):
-        encoded = [None if t.features is None else model.encode(t) for t in batch.tables]
+        encoded = [model.encode(t) if t.spoken else None for t in batch.tables]
         hidden = model(batch, jax.random.fold_in(key, i), encoded)
         result = cross_entropy(hidden, model.decoder.head(), batch.targets, batch.loss_weight,
                                cap=model.decoder.config.logit_cap)

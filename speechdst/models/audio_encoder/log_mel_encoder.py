@@ -1,10 +1,12 @@
 """A log-mel Transformer speech encoder in Whisper's shape (arXiv 2212.04356, section 2.2)."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 from flax import nnx
 
+from speechdst.models.audio_encoder.log_mel import WINDOW
 from speechdst.models.lora import fan_in
 from speechdst.models.transformer import (
     Transformer,
@@ -20,10 +22,19 @@ class LogMelEncoderConfig:
     """`strides` and odd `taps` of the convolutions; Whisper's two give 50 vectors/s. More and
     wider ones model what is local, which a small encoder learns from scratch much sooner."""
 
+    kind: ClassVar[str] = "log_mel"
+    hears: ClassVar[str] = "log_mel"
+    least: ClassVar[int] = WINDOW  # samples of the shortest clip
+    most: ClassVar[int | None] = None  # samples of the longest clip: no limit
+
     transformer: TransformerConfig
     channels: int = 80
     strides: tuple[int, ...] = (1, 2)
     taps: tuple[int, ...] = (3, 3)
+
+    @property
+    def width(self) -> int:
+        return self.transformer.width
 
     def length(self, frames):
         """Output vectors for `frames` log-mel frames (ints or integer arrays)."""
@@ -36,16 +47,16 @@ class Conv(nnx.Module):
     """1-D convolution; kernel float32 [taps, inputs, outputs], `padding` zeros on either side."""
 
     def __init__(self, inputs: int, outputs: int, taps: int, stride: int, padding: int,
-                 rngs: nnx.Rngs):
+                 rngs: nnx.Rngs, bias: bool = True):
         self.kernel = nnx.Param(fan_in(rngs.params(), (taps, inputs, outputs)))
-        self.bias = nnx.Param(jax.numpy.zeros(outputs))
+        self.bias = nnx.Param(jax.numpy.zeros(outputs)) if bias else None
         self.stride, self.padding = stride, padding
 
     def __call__(self, x):
         y = jax.lax.conv_general_dilated(
             x, self.kernel[...].astype(x.dtype), (self.stride,), [(self.padding, self.padding)],
             dimension_numbers=("NWC", "WIO", "NWC"))
-        return y + self.bias[...].astype(x.dtype)
+        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
 
 
 class LogMelEncoder(nnx.Module):
