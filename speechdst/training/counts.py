@@ -1,19 +1,17 @@
 """How many parameters a recipe has, and how many each of its stages trains."""
 
 import math
-from pathlib import Path
 
 from ml_collections import ConfigDict
 from rich.table import Table
 
-from speechdst.config import model_config
-from speechdst.data.tokenizer import Tokenizer
+from speechdst.config import model_config, tokenizer_of
 from speechdst.training import state
 
 
 def counts(c: ConfigDict) -> Table:
     """Parameters by tower, and how many of them each stage trains; nothing is allocated."""
-    size = c.model.decoder.vocabulary or Tokenizer.load(Path(c.data_dir) / "tokenizer.model").size
+    size = c.model.decoder.vocabulary or tokenizer_of(c).size
     _, shapes = state.abstract(model_config(c.model, size))
     towers = {"LoRA": lambda p: "lora" in p} | {
         name: lambda p, name=name: p.startswith(name + "/") and "lora" not in p
