@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
+from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from speechdst.data.dialogue import BadInput
@@ -156,7 +157,7 @@ def _bar(shown: bool, name: str, total: int):
         yield lambda n: None
         return
     with Progress(TextColumn(f"reading {name}"), BarColumn(), DownloadColumn(),
-                  TimeRemainingColumn()) as bar:
+                  TimeRemainingColumn(), console=Console(stderr=True)) as bar:
         task = bar.add_task(name, total=total)
         yield lambda n: bar.advance(task, n)
 
