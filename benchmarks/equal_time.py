@@ -3,7 +3,8 @@
 Both arms train the text stage of the joint-DST recipe on the same simulated dialogues: same
 (context, answer) pairs, same initial parameters, optimizer, row shape and compiled step. They
 differ in what a row holds: trees that share a history among their answers, or one-branch trees
-that carry each its own, shuffled over the whole corpus.
+that carry each its own, shuffled over the whole corpus. As in the recipe's text stage a second
+batch, the same for both arms, has utterances repeated.
 """
 
 import dataclasses
@@ -36,6 +37,12 @@ from speechdst.training import optimizer, state
 from speechdst.training.checkpoint import load_run
 
 CONTEXT = Context("text_history", "tokens")
+REPEAT = Context("asr", "tokens")
+REPEATED = 512  # positions of the batch of utterances to repeat
+TERMS = {"text": "text", "repeat": "text"}
+# The demo's dialogues, but longer: a history is what trees share.
+SIMULATED = dict(domains=("restaurant", "hotel"), domain_counts=(1.0,), same=0.0, repair=0.0,
+                 proposal=0.15, confirm=0.1)  # fmt: skip
 SLICE = 5.0  # seconds that an arm trains before it is the other's turn
 
 
@@ -54,29 +61,36 @@ class Setup:
     max_new: int = 160
     compiler_options: dict = dataclasses.field(default_factory=dict)
 
-    def trees(self, dialogues: Sequence[Dialogue]) -> list[DialogueTree]:
-        builder = TreeBuilder(CONTEXT, self.tokenizer, self.config.soft_length)
+    def trees(self, dialogues: Sequence[Dialogue], context=CONTEXT) -> list[DialogueTree]:
+        builder = TreeBuilder(context, self.tokenizer, self.config.soft_length)
         return [t for d in dialogues for t in builder.trees(d)]
 
-    def batches(self, trees: Sequence[DialogueTree], seed: int = 0) -> Iterator[Batch]:
+    def batches(self, trees: Sequence[DialogueTree]) -> Iterator[dict[str, Batch]]:
+        """Endless batches of these trees, each with one of utterances to repeat."""
+        repeated = self.trees(self.train, REPEAT)
+        texts = self._packed(trees, self.rows, self.positions)
+        for text, repeat in zip(texts, self._packed(repeated, 1, REPEATED), strict=True):
+            yield {"text": text, "repeat": repeat}
+
+    def _packed(
+        self, trees: Sequence[DialogueTree], rows: int, positions: int, seed: int = 0
+    ) -> Iterator[Batch]:
         """Endless batches of rows packed anew, and shuffled, in every epoch."""
-        shape = RowShape(self.positions, ())
+        shape = RowShape(positions, ())
         items = [plan.Item(i, 0, length(t), (), 0, len(t.branches)) for i, t in enumerate(trees)]
         rng = np.random.default_rng(seed)
         while True:
             made = plan.pack_rows(items, shape, rng.permutation(len(items)).tolist())
             made = [made[i] for i in rng.permutation(len(made))]
-            for i in range(0, len(made) - self.rows + 1, self.rows):
-                yield stack(
-                    [pack([trees[j] for j in row], shape) for row in made[i : i + self.rows]]
-                )
+            for i in range(0, len(made) - rows + 1, rows):
+                yield stack([pack([trees[j] for j in row], shape) for row in made[i : i + rows]])
 
 
 def simulate(dialogues: int, held_out: int, turns: tuple[int, int]) -> tuple[list, list]:
     """Dialogues to train on and held-out ones, of `turns` user turns (fewest and most)."""
     return (
-        list(simulated.read(split="train", dialogues=dialogues, turns=turns)),
-        list(simulated.read(split="test", dialogues=held_out, turns=turns)),
+        list(simulated.read(split="train", dialogues=dialogues, turns=turns, **SIMULATED)),
+        list(simulated.read(split="test", dialogues=held_out, turns=turns, **SIMULATED)),
     )
 
 
@@ -88,7 +102,7 @@ def _roomy(setup: Setup) -> Setup:
 
 
 def fresh(
-    width: int, layers: int, dialogues: int, held_out: int, turns: tuple[int, int] = (3, 6)
+    width: int, layers: int, dialogues: int, held_out: int, turns: tuple[int, int] = (4, 8)
 ) -> Setup:
     """A small model drawn at random, a tokenizer and dialogues; nothing is read from disk."""
     train_set, test_set = simulate(dialogues, held_out, turns)
@@ -110,7 +124,7 @@ def fresh(
     return _roomy(Setup(config, tokenizer, params, train_set, test_set))
 
 
-def trained(run: Path, dialogues: int, held_out: int, turns: tuple[int, int] = (3, 6)) -> Setup:
+def trained(run: Path, dialogues: int, held_out: int, turns: tuple[int, int] = (4, 8)) -> Setup:
     """The model and tokenizer of a trained run, over freshly simulated dialogues."""
     try:
         c = json.loads((run / "config.json").read_text())
@@ -125,7 +139,7 @@ class Arm:
     """A training state and what it has used: step time in seconds, steps, answers, losses."""
 
     state: state.TrainState
-    batches: Iterator[Batch]
+    batches: Iterator[dict[str, Batch]]
     seconds: float = 0.0
     answers: int = 0
     losses: list[float] = dataclasses.field(default_factory=list)
@@ -136,10 +150,10 @@ class Arm:
             host = next(self.batches)
             batch = jax.device_put(host)
             began = time.perf_counter()
-            self.state, values = jax.block_until_ready(step(self.state, {"text": batch}))
+            self.state, values = jax.block_until_ready(step(self.state, batch))
             self.seconds += time.perf_counter() - began
             self.losses.append(float(values["loss"]))
-            self.answers += sum(int(row.max()) + 1 for row in host.branch)
+            self.answers += sum(int(row.max()) + 1 for row in host["text"].branch)
 
 
 def _compiled(setup: Setup, steps: int):
@@ -162,7 +176,7 @@ def _compiled(setup: Setup, steps: int):
     step = make_step(
         state.abstract(setup.config)[0],
         stage,
-        {"text": "text"},
+        TERMS,
         compiler_options=setup.compiler_options,
     )
     return optimizer.make(stage.optimizer, steps), step
@@ -214,12 +228,8 @@ def compare(setup: Setup, seconds: float, say=print) -> dict:
 
     tx, step = _compiled(setup, steps)
     arms = _arms(setup, tx)
-    jax.block_until_ready(
-        step(
-            arms["trees"].state,
-            {"text": jax.device_put(next(probe["trees"].batches))},
-        )
-    )  # compiles; the result is dropped
+    # Compiles; the result is dropped.
+    jax.block_until_ready(step(arms["trees"].state, jax.device_put(next(probe["trees"].batches))))
     while any(arm.seconds < seconds for arm in arms.values()):
         for arm in arms.values():
             if arm.seconds < seconds:

@@ -54,9 +54,9 @@ _WIDTH = flags.DEFINE_integer("width", 256, "Part 1: width of the decoder.")
 _LAYERS = flags.DEFINE_integer("layers", 6, "Part 1: layers of the decoder.")
 _REPEATS = flags.DEFINE_integer("repeats", 3, "Part 1: measured steps of every arm, in turns.")
 _BLOCK = flags.DEFINE_integer("block", 64, "Part 1: positions of an attention block.")
-_SECONDS = flags.DEFINE_float("seconds", 120.0, "Part 2: step time of each arm; 0: no part 2.")
+_SECONDS = flags.DEFINE_float("seconds", 240.0, "Part 2: step time of each arm; 0: no part 2.")
 _RUN = flags.DEFINE_string("run", "", "Part 2: start from this run instead of random parameters.")
-_TURNS = flags.DEFINE_list("turns", ["3", "6"], "Part 2: fewest and most user turns.")
+_TURNS = flags.DEFINE_list("turns", ["4", "8"], "Part 2: fewest and most user turns.")
 _QUICK = flags.DEFINE_boolean("quick", False, "Everything at the size of the test.")
 
 
@@ -191,14 +191,14 @@ def benchmark(
     layers: int = 6,
     repeats: int = 3,
     block: int = 64,
-    seconds: float = 120.0,
+    seconds: float = 240.0,
     from_run: str = "",
-    turns: tuple[int, int] = (3, 6),
+    turns: tuple[int, int] = (4, 8),
     quick: bool = False,
     say=print,
 ) -> dict:
     """Both parts; see the module's text and `measure`, `equal_time.compare`."""
-    sizes, dialogues, held_out, bucket = shapes.Sizes(), 1200, 60, 128
+    sizes, dialogues, held_out, bucket = shapes.Sizes(), 3000, 60, 128
     if quick:
         width, layers, block, bucket = QUICK_SIZE
         sizes = QUICK_DIALOGUE

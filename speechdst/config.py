@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from speechdst.data.contexts import Context
 from speechdst.data.dialogue import BadInput
+from speechdst.data.tokenizer import Tokenizer
 from speechdst.files import write_text
 from speechdst.models.dialogue_lm import DialogueLMConfig
 
@@ -17,7 +18,7 @@ from speechdst.models.dialogue_lm import DialogueLMConfig
 def build(cls, values: dict, where: str = "model"):
     """A (nested) config dataclass from plain values; an unknown or missing name is an error."""
     if isinstance(cls, types.UnionType):  # one of several dataclasses: `kind` tells which
-        kinds = {c.kind: c for c in typing.get_args(cls)}
+        kinds = {getattr(c, "kind", ""): c for c in typing.get_args(cls) if c is not type(None)}
         values = dict(values)
         kind = values.pop("kind", next(iter(kinds)))
         if kind not in kinds:
@@ -30,7 +31,8 @@ def build(cls, values: dict, where: str = "model"):
     made = {}
     for name, value in values.items():
         kind = hints[name]
-        if dataclasses.is_dataclass(kind) or isinstance(kind, types.UnionType):
+        if value is not None and (
+                dataclasses.is_dataclass(kind) or isinstance(kind, types.UnionType)):
             value = build(kind, value, f"{where}.{name}")
         elif isinstance(value, list):
             value = tuple(value)
@@ -42,15 +44,23 @@ def build(cls, values: dict, where: str = "model"):
 
 
 def model_config(values: ConfigDict | dict, vocabulary: int) -> DialogueLMConfig:
-    """The model of a config, its vocabulary that of the tokenizer."""
+    """The model of a config, its vocabulary that of the tokenizer. A config may name a larger one:
+    embeddings of published models have rows that are no token."""
     values = values.to_dict() if isinstance(values, ConfigDict) else json.loads(json.dumps(values))
     for tower in ("decoder", "text_encoder"):
-        if values[tower]["vocabulary"] not in (0, vocabulary):
+        if values[tower] is None:
+            continue
+        if 0 < values[tower]["vocabulary"] < vocabulary:
             raise BadInput(f"the config says {values[tower]['vocabulary']} and the tokenizer has "
                            f"{vocabulary} tokens", field=f"model.{tower}.vocabulary",
                            mend="use the tokenizer that the model was trained with")
-        values[tower]["vocabulary"] = vocabulary
+        values[tower]["vocabulary"] = values[tower]["vocabulary"] or vocabulary
     return build(DialogueLMConfig, values)
+
+
+def tokenizer_of(config: ConfigDict) -> Tokenizer:
+    """The tokenizer that the config names, or the one that `prepare` trained."""
+    return Tokenizer.load(config.tokenizer.path or Path(config.data_dir) / "tokenizer.model")
 
 
 def context_of(values: ConfigDict | dict) -> Context:

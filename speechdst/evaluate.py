@@ -93,7 +93,7 @@ def main(argv):
         scored = [jga.score(gold, predicted, mode, ontology=None if mode == "exact" else values,
                             schema=data.schema) for mode in ("exact", "fuzzy", "field")]
         write(results / f"{e.data}-{e.split}-{name}", predicted, scored)
-        shown[{"speech": "this model, from speech", "text_oracle": "text oracle"}[name]] = scored[0]
+        shown[{"speech": "from speech", "text_oracle": "text oracle"}[name]] = scored[0]
         print(f"{name}: {len(dialogues)} dialogues in {time.monotonic() - began:.0f} s", flush=True)
         for table in scores.table(*scored, title=name) if name == "speech" else ():
             console.print(table)

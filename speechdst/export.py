@@ -1,14 +1,16 @@
-"""Export a run as one folder: safetensors, config, tokenizer.
+"""Export a run as one folder: safetensors, config, tokenizer and a model card.
 
     python -m speechdst.export --config=configs/joint_dst.py:demo --workdir=runs/demo \
         --out=exported/demo
 
 The folder is all that `speechdst.load` and `python -m speechdst.generate` need. LoRA is merged
-into the kernels, or, with --nomerge, kept apart.
+into the kernels, or, with --nomerge, kept apart. Towers that came from Hugging Face checkpoints
+go back to their layout: FOLDER/decoder loads in transformers, FOLDER/adapter in peft.
 """
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -17,36 +19,68 @@ from absl import flags
 from ml_collections import config_flags
 from safetensors.numpy import load_file, save_file
 
+from speechdst.card import card
 from speechdst.command import run
 from speechdst.config import context_of, model_config
 from speechdst.data.dialogue import BadInput
 from speechdst.data.tokenizer import Tokenizer
 from speechdst.decoding.track import Tracker
 from speechdst.files import write_text
+from speechdst.hf import decoders, encoders, towers
+from speechdst.hf import lora as hf_lora
+from speechdst.hf.decoders import read_config
 from speechdst.models.dialogue_lm import DialogueLMConfig
 from speechdst.models.lora import merge
 from speechdst.training import state
 from speechdst.training.checkpoint import fits, load_run
 
+CONFIG = "speechdst.json"
 FORMAT = 2  # 2: the scale of embeddings is written out
 
 
 def save(folder: Path, params: dict, model: dict, tokenizer: Tokenizer, context: dict,
-         decoding: dict, merged: bool = True) -> None:
-    """Writes model.safetensors, tokenizer.model and, last, config.json."""
+         decoding: dict, merged: bool = True, pretrained: Mapping[str, str] | None = None) -> None:
+    """Writes the weights, the tokenizer and, last, config.json.
+
+    Args:
+      params: our path -> array, of the whole model.
+      model: the model's config as plain values; `context`, `decoding` likewise.
+      merged: LoRA is added to its kernels, else kept apart.
+      pretrained: tower -> folder of the checkpoint that it came from. Such a tower is written as
+        a checkpoint of its own, in Hugging Face's layout, to FOLDER/encoder and FOLDER/decoder,
+        LoRA that is kept apart to FOLDER/adapter, in peft's; all else to model.safetensors.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    rank = model["decoder"]["transformer"]["lora_rank"]
-    if merged and rank:
-        params = merge(params, rank, model["decoder"]["transformer"]["lora_alpha"])
+    params = {path: np.asarray(value) for path, value in params.items()}
+    lora = model["decoder"]["transformer"]
+    towers_of = {tower: at for tower, at in (pretrained or {}).items() if at}
+    apart = {} if merged or "decoder" not in towers_of else {
+        p.removeprefix("decoder/"): v for p, v in params.items() if hf_lora.is_lora(p)}
+    built = model_config(model, tokenizer.size)
+    if apart:
+        hf_lora.save(folder / "adapter", apart, decoders.table(built.decoder), lora["lora_rank"],
+                     lora["lora_alpha"], Path(towers_of["decoder"]).name)
+        params = {p: v for p, v in params.items() if not hf_lora.is_lora(p)}
+    elif merged and lora["lora_rank"]:
+        params = merge(params, lora["lora_rank"], lora["lora_alpha"])
         model = json.loads(json.dumps(model))
         model["decoder"]["transformer"] |= {"lora_rank": 0, "lora_alpha": 0.0}
+    for tower, at in towers_of.items():
+        own = {p.removeprefix(f"{tower}/"): v for p, v in params.items()
+               if p.startswith(f"{tower}/")}
+        params = {p: v for p, v in params.items() if not p.startswith(f"{tower}/")}
+        saver = {"encoder": encoders.save, "decoder": decoders.save}[tower]
+        saver(folder / tower, own, getattr(built, tower), read_config(at))
+        if tower == "decoder":
+            tokenizer.save(folder / tower)
     aside = folder / "model.safetensors.tmp"
     save_file({p: np.ascontiguousarray(v) for p, v in params.items()}, aside)
     os.replace(aside, folder / "model.safetensors")
-    (folder / "tokenizer.model").write_bytes(tokenizer.model)
+    tokenizer.save(folder)
     config = {"format": FORMAT, "model": model, "context": context, "decoding": decoding,
+              "towers": sorted(towers_of), "adapter": bool(apart),
               "tokenizer": tokenizer.fingerprint}
-    write_text(folder / "config.json", json.dumps(config, indent=1) + "\n")
+    write_text(folder / CONFIG, json.dumps(config, indent=1) + "\n")
 
 
 def load(folder: str | Path) -> Tracker:
@@ -58,40 +92,50 @@ def load(folder: str | Path) -> Tracker:
     """
     folder = Path(folder)
     try:
-        config = json.loads((folder / "config.json").read_text())
+        config = json.loads((folder / CONFIG).read_text())
     except FileNotFoundError:
         raise BadInput("no exported model there", file=folder,
                        mend="export one with `python -m speechdst.export`") from None
     except ValueError as error:
-        raise BadInput(f"not JSON ({error})", file=folder / "config.json") from error
+        raise BadInput(f"not JSON ({error})", file=folder / CONFIG) from error
     if config.get("format") != FORMAT:
         raise BadInput(f"format {config.get('format')!r}, expected {FORMAT}",
-                       file=folder / "config.json", field="format")
-    tokenizer = Tokenizer.load(folder / "tokenizer.model")
+                       file=folder / CONFIG, field="format", mend="export the run again")
+    tokenizer = Tokenizer.load(folder)
     if tokenizer.fingerprint != config["tokenizer"]:
         raise BadInput(f"the vocabulary is {tokenizer.fingerprint}, the model was trained with "
                        f"{config['tokenizer']}", file=folder / "tokenizer.model",
-                       mend="put back the tokenizer.model of the export")
+                       mend="put back the tokenizer of the export")
     model: DialogueLMConfig = model_config(config["model"], tokenizer.size)
+    _, shapes = state.abstract(model)
+    as_computed = {p: jax.ShapeDtypeStruct(x.shape, model.dtype) for p, x in shapes.items()}
+    params = towers.load({t: str(folder / t) for t in config["towers"]}, model, as_computed)
+    if config["adapter"]:
+        own = {p.removeprefix("decoder/"): shapes[p] for p in shapes if hf_lora.is_lora(p)}
+        lora = model.decoder.transformer
+        adapter = hf_lora.load(folder / "adapter", own, decoders.table(model.decoder),
+                               lora.lora_rank, lora.lora_alpha)
+        params |= {f"decoder/{p}": v for p, v in adapter.items()}
     weights = folder / "model.safetensors"
     if not weights.exists():
         raise BadInput("the weights are missing", file=weights, mend="export the run again")
-    params = load_file(weights)
-    _, shapes = state.abstract(model)
-    fits({p: v.shape for p, v in params.items()}, shapes, weights, mend="export the run again")
-    return Tracker(jax.device_put(params), model, tokenizer, context_of(config["context"]),
-                   **config["decoding"])
+    rest = load_file(weights)
+    fits({p: v.shape for p, v in rest.items()},
+         {p: x for p, x in shapes.items() if p not in params}, weights, mend="export the run again")
+    return Tracker(params | jax.device_put(rest), model, tokenizer,
+                   context_of(config["context"]), **config["decoding"])
 
 
 def main(argv):
     del argv
     c, workdir = _CONFIG.value, Path(_WORKDIR.value)
     tokenizer, _, params = load_run(c, workdir, _STAGE.value)
-    e, values = c.evaluation, json.loads(c.model.to_json())
-    save(Path(_OUT.value), {p: np.asarray(v) for p, v in params.items()}, values, tokenizer,
-         json.loads(e.context.to_json()), {"beam": e.beam, "max_new": e.max_new}, _MERGE.value)
-    size = (Path(_OUT.value) / "model.safetensors").stat().st_size
-    print(f"exported {_OUT.value} ({size / 1e6:.1f} MB)")
+    out, e, values = Path(_OUT.value), c.evaluation, json.loads(c.model.to_json())
+    save(out, params, values, tokenizer, json.loads(e.context.to_json()),
+         {"beam": e.beam, "max_new": e.max_new}, _MERGE.value, c.pretrained)
+    write_text(out / "README.md", card(c, workdir))
+    size = sum(f.stat().st_size for f in out.rglob("*.safetensors"))
+    print(f"exported {out} ({size / 1e6:.1f} MB)")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
     python -m speechdst.generate --model=exported/demo --audio=call.wav
 
 Two channels: the user is on channel 0, the agent on channel 1. With --turns, a JSON file with a
-list of turns {"speaker", "audio", "text"} is tracked instead; --json prints JSON lines.
+list of turns {"speaker", "audio", "text"} is tracked instead, with audio files below its folder;
+--json prints JSON lines.
 """
 
 import dataclasses
@@ -14,6 +15,7 @@ from absl import flags
 
 from speechdst.api import load
 from speechdst.command import run
+from speechdst.data.corpora.common import inside
 from speechdst.data.dialogue import BadInput
 
 
@@ -27,8 +29,10 @@ def main(argv):
             dialogue = json.loads(file.read_text())
         except (ValueError, OSError) as error:
             raise BadInput(f"no list of turns ({error})", file=file) from error
-        dialogue = [t | ({"audio": str(file.parent / t["audio"])} if "audio" in t else {})
-                    for t in dialogue]
+        if not isinstance(dialogue, list) or not all(isinstance(t, dict) for t in dialogue):
+            raise BadInput("expected a list of turns {speaker, audio, text}", file=file)
+        dialogue = [t | ({"audio": str(inside(file.parent, t["audio"], file=file))}
+                         if "audio" in t else {}) for t in dialogue]
     else:
         dialogue = _AUDIO.value
     for turn in load(_MODEL.value)(dialogue):

@@ -224,7 +224,7 @@ def read_run(run: str | Path) -> tuple[list[dict], list[Evaluation]]:
                     f"no row with stage and step ({error})", file=metrics, record=f"line {i + 1}"
                 ) from error
     evaluations = []
-    for folder in sorted((run / "evaluation").glob("*/")):
+    for folder in sorted((run / "evaluation").glob("*/"), key=_place):
         if (folder / "predictions.json").exists():
             predictions = _json(folder / "predictions.json")
             if not isinstance(predictions, dict):
@@ -241,6 +241,11 @@ def read_run(run: str | Path) -> tuple[list[dict], list[Evaluation]]:
             mend="name the directory that was given to train as --workdir",
         )
     return curves, evaluations
+
+
+def _place(folder: Path) -> tuple[bool, str]:
+    """The model's own evaluations before what they are measured against."""
+    return folder.name.endswith(("-text_oracle", "-empty")), folder.name
 
 
 def _json(path: Path) -> Any:

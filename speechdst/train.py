@@ -7,8 +7,8 @@ A run that was stopped, however it was stopped, goes on from its last checkpoint
 command is given again: parameters, optimizer, random state and data position come back bitwise.
 """
 
-import functools
 import json
+import math
 import time
 from pathlib import Path
 
@@ -16,23 +16,26 @@ import jax
 import numpy as np
 from absl import flags
 from ml_collections import config_flags
+from rich.console import Console
 
 from speechdst import encode, sharding
 from speechdst.command import run
-from speechdst.config import context_of, keep, model_config, steps_of
+from speechdst.config import context_of, keep, model_config, steps_of, tokenizer_of
 from speechdst.data import loader
 from speechdst.data.contexts import FRAMES_PER_SECOND, Hearing, TreeBuilder
 from speechdst.data.prepared import Prepared
-from speechdst.data.tokenizer import Tokenizer
+from speechdst.hf import towers
 from speechdst.steps.joint_dst import make_step
 from speechdst.training import optimizer, state
 from speechdst.training.checkpoint import Checkpointer, load_params
+from speechdst.training.counts import counts
 from speechdst.training.metrics import Metrics, Progress, check_finite
 from speechdst.training.preemption import Preemption
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe, e.g. "
                                           "configs/joint_dst.py:demo.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, metrics and config go.")
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Only count the parameters, by tower and stage.")
 _STOP_AFTER = flags.DEFINE_integer(
     "stop_after", 0, "Stop cleanly after this many steps of a stage, as a preemption would.")
 
@@ -125,31 +128,49 @@ def train_stage(name: str, workdir: Path, config, tokenizer, params, preemption)
     return current.trainable | current.frozen
 
 
+def initial(c, model, template: dict) -> dict:
+    """The parameters that a run starts from: read from the checkpoints of `config.pretrained`,
+    the others drawn."""
+    params = towers.load(c.pretrained, model, template)
+    drawn = {path: x for path, x in template.items() if path not in params}
+
+    def draw():
+        made = state.create(model, c.seed)
+        return {path: made[path].astype(x.dtype) for path, x in drawn.items()}
+
+    return params | jax.jit(draw, out_shardings={p: x.sharding for p, x in drawn.items()})()
+
+
 def main(argv):
     del argv
-    preemption = Preemption()
     c, workdir = _CONFIG.value, Path(_WORKDIR.value)
+    if _DRY_RUN.value:
+        Console().print(counts(c))
+        return
+    preemption = Preemption()
     workdir.mkdir(parents=True, exist_ok=True)
     keep(workdir / "config.json", c)
-    tokenizer = Tokenizer.load(Path(c.data_dir) / "tokenizer.model")
+    tokenizer = tokenizer_of(c)
     model = model_config(c.model, tokenizer.size)
     _, shapes = state.abstract(model)
-    count = sum(int(np.prod(x.shape)) for x in shapes.values())
+    count = sum(math.prod(x.shape) for x in shapes.values())
     print(f"{c.name}: {count / 1e6:.2f} M parameters on {jax.device_count()} "
           f"{jax.default_backend()} device(s), vocabulary {tokenizer.size}")
     mesh = sharding.make_mesh(**c.mesh)
-    template = {path: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s) for (path, x), s in zip(
-        shapes.items(), sharding.parameters(shapes, mesh).values(), strict=True)}
+    parameters = sharding.parameters(shapes, mesh)
     params = None
     for i, name in enumerate(c.order):
         if steps_of(workdir / name) >= c.stages[name].steps:
             continue  # finished before
-        if params is None:
-            if i:
-                params = load_params(workdir / c.order[i - 1], template)
-            else:
-                params = jax.jit(functools.partial(state.create, model, c.seed),
-                                 out_shardings=sharding.parameters(shapes, mesh))()
+        dtypes = state.stored(shapes, c.stages[name].trainable, model.dtype)
+        template = {path: jax.ShapeDtypeStruct(x.shape, dtypes[path], sharding=s)
+                    for (path, x), s in zip(shapes.items(), parameters.values(), strict=True)}
+        if params is not None:
+            params = {path: x.astype(dtypes[path]) for path, x in params.items()}
+        elif i:
+            params = load_params(workdir / c.order[i - 1], template)
+        else:
+            params = initial(c, model, template)
         params = train_stage(name, workdir, model, tokenizer, params, preemption)
         if params is None:
             return

@@ -85,7 +85,7 @@ def test_accuracy_after_equal_time(tree_vs_turns):
         assert 0 <= r["jga"] <= 100 and np.isfinite(r["held_out_loss"])
     single = equal_time._arms(setup, equal_time._compiled(setup, 10)[0])["single_turns"]
     trees = setup.trees(setup.train)
-    row = next(single.batches)
+    row = next(single.batches)["text"]
     assert all(
         len(np.unique(row.branch[0][row.tree[0] == t])) == 2  # trunk and one branch
         for t in np.unique(row.tree[0])

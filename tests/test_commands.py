@@ -209,6 +209,18 @@ def test_missing_and_misshapen_tensors_are_listed(folder, tmp_path):
     assert "decoder/embedding missing" in message and "connector/out/bias" in message
 
 
+def test_turns_stay_in_their_folder_and_are_turns(folder, tmp_path):
+    command("export", f"--workdir={folder}/run", f"--out={tmp_path}/model", folder=folder)
+    file = tmp_path / "turns.json"
+    for turns, expected in (([{"speaker": "user", "audio": "../call.wav"}], "leaves the folder"),
+                            ({"speaker": "user"}, "expected a list of turns"),
+                            (["hello"], "expected a list of turns")):
+        file.write_text(json.dumps(turns))
+        message = refused("generate", f"--model={tmp_path}/model", f"--turns={file}",
+                          folder=folder, config=False)
+        assert expected in message and str(file) in message
+
+
 @pytest.mark.parametrize("name", ["prepare", "train", "evaluate", "export", "generate", "report"])
 def test_every_command_explains_itself(name, tmp_path):
     result = command(name, "--help", folder=tmp_path, config=False, check=False)

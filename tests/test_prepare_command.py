@@ -58,6 +58,8 @@ def command(tmp_path):
         return subprocess.Popen(
             [sys.executable, "-m", "speechdst.prepare", config, *arguments],
             env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            # A shell's background jobs, perhaps these tests, ignore Ctrl-C, and so would a child.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
 
     return start

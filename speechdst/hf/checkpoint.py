@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
+from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from speechdst.data.dialogue import BadInput
@@ -109,25 +110,34 @@ def their_shape(tensor: Tensor, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def _place(part: _Placed, read) -> jax.Array:
     """Reads the tensors of a parameter to the devices; transposition and cast happen there."""
-    target, axes = part.target, part.tensor.axes
+    target = part.target
     sharding = target.sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
     raw_sharding = _theirs(sharding, part)
-    turn = lambda x: (x if axes is None else x.transpose(axes)).astype(target.dtype)
-    if part.stacked:
-        put = jax.jit(lambda buffer, x, i: jax.lax.dynamic_update_index_in_dim(
-            buffer, turn(x), i, 0), donate_argnums=0, out_shardings=sharding)
-        result = jax.jit(functools.partial(jnp.zeros, target.shape, target.dtype),
-                         out_shardings=sharding)()
-    else:
-        put = jax.jit(lambda _, x, i: turn(x), out_shardings=sharding)
-        result = None
+    start, put = _placing(part.stacked, target.shape, target.dtype, sharding, part.tensor.axes)
+    result = start()
     for i, stored in enumerate(part.stored):
-        raw = stored.read()
-        x = jax.make_array_from_callback(raw.shape, raw_sharding, lambda at, raw=raw: raw[at])
-        # Waiting keeps tensors from queueing up in host memory.
+        # What was read is let go before it is transposed, and waiting keeps tensors from queueing
+        # up: of host memory one tensor is in use.
+        x = jax.block_until_ready(_to_devices(stored.read(), raw_sharding))
         result = jax.block_until_ready(put(result, x, i))
+        del x
         read(stored.end - stored.start)
     return result
+
+
+def _to_devices(raw: np.ndarray, sharding) -> jax.Array:
+    return jax.make_array_from_callback(raw.shape, sharding, lambda at: raw[at])
+
+
+@functools.cache  # parameters of one shape share their compiled programs
+def _placing(stacked: bool, shape, dtype, sharding, axes):
+    """(() -> what to start with, (that, tensor, layer) -> with the tensor in its place)."""
+    turn = lambda x: (x if axes is None else x.transpose(axes)).astype(dtype)
+    if not stacked:
+        return lambda: None, jax.jit(lambda _, x, i: turn(x), out_shardings=sharding)
+    put = lambda stack, x, i: jax.lax.dynamic_update_index_in_dim(stack, turn(x), i, 0)
+    return (jax.jit(functools.partial(jnp.zeros, shape, dtype), out_shardings=sharding),
+            jax.jit(put, donate_argnums=0, out_shardings=sharding))
 
 
 def _theirs(sharding, part: _Placed):
@@ -147,7 +157,7 @@ def _bar(shown: bool, name: str, total: int):
         yield lambda n: None
         return
     with Progress(TextColumn(f"reading {name}"), BarColumn(), DownloadColumn(),
-                  TimeRemainingColumn()) as bar:
+                  TimeRemainingColumn(), console=Console(stderr=True)) as bar:
         task = bar.add_task(name, total=total)
         yield lambda n: bar.advance(task, n)
 

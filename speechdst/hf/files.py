@@ -95,10 +95,11 @@ def index(folder: Path, stem: str = "model") -> dict[str, Stored]:
     if single.exists():
         return header(single)
     if not listing.exists():
-        others = [p.name for p in sorted(folder.glob("*.bin"))]
-        raise BadInput(f"no {single.name} there" + f", only {others[0]}" * bool(others),
-                       file=folder, mend="convert the checkpoint to safetensors" if others else
-                       "point at the folder of a downloaded checkpoint")
+        if pickled := sorted(p.name for p in folder.glob("*.bin")):
+            raise BadInput(f"no {single.name} there, only {pickled[0]}", file=folder,
+                           mend="convert the checkpoint to safetensors")
+        raise BadInput(f"no {single.name} there", file=folder,
+                       mend="point at the folder of a downloaded checkpoint")
     try:
         weight_map = json.loads(listing.read_text("utf-8"))["weight_map"]
         shards = sorted(set(weight_map.values()))
@@ -108,7 +109,7 @@ def index(folder: Path, stem: str = "model") -> dict[str, Stored]:
     for shard in shards:
         # An index comes from elsewhere: it may only name files of its own folder.
         plain = isinstance(shard, str) and Path(shard).name == shard and "\\" not in shard
-        if not plain or shard == "..":
+        if not plain or shard in ("", ".."):
             raise BadInput(f"shard {shard!r} is not a file name in this folder", file=listing,
                            field="weight_map", mend="do not use this checkpoint, or mend its index")
     tensors: dict[str, Stored] = {}

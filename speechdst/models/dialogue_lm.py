@@ -23,16 +23,21 @@ ENCODERS = {c.kind: made for c, made in (
 @dataclasses.dataclass(frozen=True)
 class DialogueLMConfig:
     """`encoder`: in a config file its `kind` tells which ("log_mel" if there is none); `ctc`: a
-    CTC head on it, for presets that train it from scratch."""
+    CTC head on it, for presets that train it from scratch; `text_encoder`: None for recipes that
+    train on speech alone."""
 
     encoder: LogMelEncoderConfig | WavLMConfig | WhisperConfig
     connector: ConnectorConfig
-    text_encoder: TextEncoderConfig
+    text_encoder: TextEncoderConfig | None
     decoder: DecoderConfig
     ctc: bool = False
     dtype: str = "float32"
 
     def __post_init__(self):
+        if self.text_encoder and self.text_encoder.llm_width not in (
+                0, self.decoder.transformer.width):
+            raise ValueError(f"text_encoder.llm_width is {self.text_encoder.llm_width}, the "
+                             f"decoder is {self.decoder.transformer.width} wide")
         if self.connector.inputs != self.encoder.width:
             raise ValueError(f"connector.inputs is {self.connector.inputs}, the encoder's vectors "
                              f"have {self.encoder.width} channels")
@@ -52,7 +57,8 @@ class DialogueLM(nnx.Module):
         self.config = config
         self.encoder = ENCODERS[config.encoder.kind](config.encoder, rngs)
         self.connector = Connector(config.connector, rngs)
-        self.text_encoder = TextEncoder(config.text_encoder, rngs)
+        self.text_encoder = (
+            None if config.text_encoder is None else TextEncoder(config.text_encoder, rngs))
         self.decoder = Decoder(config.decoder, rngs)
         # One class more than the vocabulary: the blank, last.
         self.ctc_head = Linear(config.encoder.width, config.decoder.vocabulary + 1,
@@ -83,7 +89,7 @@ class DialogueLM(nnx.Module):
                 words, lengths = table.words.reshape(-1, table.words.shape[-1]), table.lengths
                 x = self.text_encoder(words, lengths.reshape(-1),
                                       None if key is None else jax.random.fold_in(key, i),
-                                      self.dtype)
+                                      self.dtype, self.decoder.embed)
                 x, _ = self.connector.shared(x, lengths.reshape(-1))
             else:
                 x, _ = self.connector.speech(*(encoded[i] if encoded else self.encode(table)))

@@ -13,11 +13,11 @@ import jax
 import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
-from speechdst.config import model_config
+from speechdst.config import model_config, tokenizer_of
 from speechdst.data.dialogue import BadInput
 from speechdst.data.tokenizer import Tokenizer
 from speechdst.models.dialogue_lm import DialogueLMConfig
-from speechdst.training.state import TrainState, abstract
+from speechdst.training.state import TrainState, abstract, stored
 
 
 class Checkpointer:
@@ -101,12 +101,14 @@ def load_run(config: ConfigDict, workdir: Path, stage: str = ""
              ) -> tuple[Tokenizer, DialogueLMConfig, dict]:
     """Tokenizer, model and parameters (on the first device) of a run after `stage`, or after the
     last one of the config. Raises `BadInput` as `load_params` does."""
-    tokenizer = Tokenizer.load(Path(config.data_dir) / "tokenizer.model")
+    tokenizer = tokenizer_of(config)
     model = model_config(config.model, tokenizer.size)
+    stage, shapes = stage or config.order[-1], abstract(model)[1]
+    dtypes = stored(shapes, config.stages[stage].trainable, model.dtype)
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    template = {p: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device)
-                for p, x in abstract(model)[1].items()}
-    return tokenizer, model, load_params(workdir / (stage or config.order[-1]), template)
+    template = {p: jax.ShapeDtypeStruct(x.shape, dtypes[p], sharding=device)
+                for p, x in shapes.items()}
+    return tokenizer, model, load_params(workdir / stage, template)
 
 
 def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:

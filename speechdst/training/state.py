@@ -67,6 +67,13 @@ def split(params: dict, trainable: Sequence[str]) -> tuple[dict, dict]:
             {p: v for p, v in params.items() if p not in chosen})
 
 
+def stored(shapes: dict, trainable: Sequence[str], dtype: str) -> dict:
+    """path -> dtype in which a stage keeps a parameter: float32 if it trains, else `dtype`, in
+    which it is computed with anyway."""
+    _, frozen = split(shapes, trainable)
+    return {path: jnp.dtype(dtype if path in frozen else "float32") for path in shapes}
+
+
 def start(params: Params, trainable: Sequence[str], tx, seed: int) -> TrainState:
     train, frozen = split(params, trainable)
     return TrainState(jnp.zeros((), jnp.int32), train, frozen, tx.init(train),

@@ -97,6 +97,9 @@ def test_voices_are_distinct_repeatable_and_held_out():
     variants = [{v.name.split("+")[1] for v in vs} for vs in (seen, unseen)]
     assert not variants[0] & variants[1] and len(variants[1]) > 4
     assert len({v.label for v in seen}) == 300
+    one = voices(0, 40, accents=("en-us",))
+    assert len(set(one)) == 40 and {v.name.split("+")[0] for v in one} == {"en-us"}
+    assert len({v.name for v in one}) == 16, "every variant speaks before one speaks twice"
 
 
 def test_every_listed_voice_speaks():

@@ -59,9 +59,9 @@ def garbage(batch, rng, kind):
 
 
 @functools.cache
-def module(name, connector_stack=0):
+def module(name, connector_stack=0, decoder="plain"):
     """A compiled part of the model: (params, *arrays) -> output."""
-    config = tiny.config(stack=connector_stack)
+    config = tiny.config(stack=connector_stack, decoder=decoder)
     graph, _ = state.abstract(config)
     parts = {
         "encoder": lambda m: m.encoder,
@@ -157,6 +157,22 @@ def test_the_whole_model_is_deaf_to_neighbours(kind, path):
         place = batch.tree[0] == forest.index(tree)
         for fill in ("huge", "nan"):
             close(run(garbage(batch, np.random.default_rng(i), fill))[0][place], alone)
+
+
+@pytest.mark.parametrize("decoder", [name for name in tiny.DECODERS if name != "plain"])
+def test_every_decoder_is_deaf_to_neighbours(decoder):
+    """Also where windows and caps are; dense attention alone, blockwise in company."""
+    rng = np.random.default_rng(1)
+    build = tiny.builder("text_history")
+    tree = build.trees(tiny.dialogue(rng, 2))[-1]
+    others = [t for _ in range(3) for t in build.trees(tiny.dialogue(rng, 2))][:2]
+    small = tiny.shape(positions=192, block=192, tables=((3, 64),))
+    run = module("model", decoder=decoder)
+    alone = run(rows([[tree]], small))[0, : np.sum(pack([tree], small)["tree"] == 0)]
+    batch = rows([[others[0], tree, others[1]], others], tiny.shape())
+    for fill in ("huge", "nan"):
+        found = run(garbage(batch, np.random.default_rng(0), fill))[0]
+        close(found[batch.tree[0] == 1], alone)
 
 
 def test_losses_and_gradients_are_deaf_to_padding():

@@ -26,9 +26,10 @@ def example(seed=0):
     )
 
 
-def plain(hidden, head, targets, weights):
-    loss = optax.softmax_cross_entropy_with_integer_labels(hidden @ head, targets)
-    right = (hidden @ head).argmax(-1) == targets
+def plain(hidden, head, targets, weights, cap=0.0):
+    logits = cap * jnp.tanh(hidden @ head / cap) if cap else hidden @ head
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+    right = logits.argmax(-1) == targets
     return (loss * weights).sum(), (right * weights).sum()
 
 
@@ -52,6 +53,17 @@ def test_gradients_of_chunked_equal_plain():
         )
     ]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *both)
+
+
+def test_capped_logits():
+    hidden, head, targets, weights = example(3)
+    run = lambda f, **more: jax.value_and_grad(
+        lambda h, w: f(h, w, targets, weights, cap=1.5, **more), (0, 1))(hidden, head)
+    loss, grads = run(lambda *x, **more: cross_entropy(*x, **more)["loss"][0], chunk=4)
+    expected, expected_grads = run(lambda *x, cap: plain(*x, cap)[0])
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), grads, expected_grads)
+    assert abs(loss - plain(hidden, head, targets, weights)[0]) > 1, "the cap is felt"
 
 
 def test_nothing_to_predict_is_zero_of_zero():

@@ -1,0 +1,159 @@
+"""A published recipe, shrunk, over checkpoints in Hugging Face's layout: in, trained, out."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import test_commands
+from flax import nnx
+from safetensors.numpy import load_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from speechdst.export import load
+from speechdst.hf import decoders as hf_decoders
+from speechdst.hf import encoders as hf_encoders
+from speechdst.models.audio_encoder.wavlm import WavLM
+from speechdst.models.decoder import Decoder
+from speechdst.training.state import flatten
+
+VOCABULARY = 320
+WAVLM = dict(model_type="wavlm", hidden_size=24, num_attention_heads=3, num_hidden_layers=2,
+             intermediate_size=40, conv_dim=[8] * 7, num_feat_extract_layers=7,
+             num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=4,
+             feat_extract_norm="layer", do_stable_layer_norm=True)
+GEMMA = dict(model_type="gemma3_text", hidden_size=24, num_hidden_layers=3, num_attention_heads=3,
+             num_key_value_heads=1, head_dim=8, intermediate_size=40, vocab_size=VOCABULARY,
+             tie_word_embeddings=True, query_pre_attn_scalar=8, sliding_window=16,
+             sliding_window_pattern=3, rope_theta=1e4, rope_local_base_freq=100.0,
+             bos_token_id=0, eos_token_id=1)
+CONFIG = '''
+import importlib.util
+from dataclasses import asdict
+from speechdst.hf import decoders, encoders
+
+def get_config(folder):
+    spec = importlib.util.spec_from_file_location("recipe", "configs/joint_dst.py")
+    recipe = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(recipe)
+    c = recipe.get_config("gemma3_1b")
+    recipe.simulated(c, train=8, test=2, text=8)
+    c.data_dir, c.tokenizer.path = folder + "/data", folder + "/llm"
+    c.pretrained.update(encoder=folder + "/wavlm", decoder=folder + "/llm")
+    llm = asdict(decoders.decoder_config(decoders.read_config(folder + "/llm")))
+    llm["transformer"].update(lora_rank=4, lora_alpha=4.0)
+    c.model.decoder = llm
+    c.model.encoder = asdict(encoders.encoder_config(folder + "/wavlm")) | dict(
+        kind="wavlm", normalize=False)
+    small = dict(width=16, layers=1, heads=2)
+    c.model.connector.update(transformer=small, inputs=24, outputs=24)
+    c.model.text_encoder.update(transformer=small, outputs=16, llm_width=24, vocabulary=0)
+    data = dict(speech=("simulated",), text=("simulated", "simulated_text"))
+    for stage in c.stages.values():
+        stage.steps = 2
+        for name, batch in stage.batches.items():
+            batch.update(rows=1, positions=1024, sources=tuple(
+                dict(data=d, split="train", weight=1.0) for d in data[name]))
+            batch.context.min_tokens = 0
+    c.log_every = c.save_every = 1
+    c.evaluation.update(limit=1, max_new=8)
+    return c
+'''
+
+
+def checkpoints(folder: Path) -> None:
+    """Tiny checkpoints with drawn weights, as they would be downloaded."""
+    for name, values, made, save, config in (
+            ("wavlm", WAVLM, WavLM, hf_encoders.save, hf_encoders.FAMILIES["wavlm"].config(WAVLM)),
+            ("llm", GEMMA, Decoder, hf_decoders.save, hf_decoders.decoder_config(GEMMA))):
+        (folder / name).mkdir()
+        save(folder / name, flatten(nnx.state(made(config, nnx.Rngs(0)))), config, values)
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    made.train_from_iterator(["a table in the centre, a cheap hotel"], trainers.BpeTrainer(
+        vocab_size=VOCABULARY - 4, special_tokens=["<bos>", "<eos>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
+    made.save(str(folder / "llm/tokenizer.json"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Checkpoints, prepared data and a run of both stages."""
+    folder = tmp_path_factory.mktemp("pretrained")
+    (folder / "recipe.py").write_text(CONFIG)
+    checkpoints(folder)
+    command(folder, "prepare", "--processes=2")
+    command(folder, "train", f"--workdir={folder}/run")
+    return folder
+
+
+def command(folder, name, *arguments, **kwargs):
+    return test_commands.command(name, f"--config={folder}/recipe.py:{folder}", *arguments,
+                                 folder=folder, config=False, **kwargs)
+
+
+def test_trained_exported_and_loaded_back(folder):
+    command(folder, "evaluate", f"--workdir={folder}/run", "--nooracle")
+    turns = ("--turns=launch/smoke_turns.json", "--json")
+    said = []
+    for name, merge in (("merged", "--merge"), ("apart", "--nomerge")):
+        out = folder / name
+        command(folder, "export", f"--workdir={folder}/run", f"--out={out}", merge)
+        said.append(test_commands.command("generate", f"--model={out}", *turns, folder=folder,
+                                          config=False).stdout)
+        assert json.loads((out / "decoder/config.json").read_text())["model_type"] == "gemma3_text"
+        assert json.loads((out / "encoder/config.json").read_text())["model_type"] == "wavlm"
+        names = set(load_file(folder / "llm/model.safetensors"))
+        assert set(load_file(out / "decoder/model.safetensors")) == names
+        rest = {name.split("/")[0] for name in load_file(out / "model.safetensors")}
+        assert rest == {"connector", "text_encoder"}
+    assert len(said[0].splitlines()) == 3
+    assert (folder / "apart/adapter/adapter_model.safetensors").exists()
+    assert not (folder / "merged/adapter").exists()
+    card = (folder / "merged/README.md").read_text()
+    for expected in ("started from `wavlm`", "started from `llm`", "LoRA of rank 4",
+                     "simulated/train: 8 dialogues", "simulated_text/train (text)",
+                     "simulated-test-speech"):
+        assert expected in card, card
+
+
+def test_frozen_weights_are_the_checkpoints(folder):
+    """What no stage trains comes out bit for bit as it went in (in bfloat16, as it is kept)."""
+    out = folder / "frozen"
+    command(folder, "export", f"--workdir={folder}/run", f"--out={out}", "--nomerge")
+    before = load_file(folder / "llm/model.safetensors")
+    for name, value in load_file(out / "decoder/model.safetensors").items():
+        np.testing.assert_array_equal(value, before[name].astype(value.dtype), err_msg=name)
+
+
+def test_apart_and_merged_decode_alike(folder):
+    for name, merge in (("one", "--merge"), ("two", "--nomerge")):
+        command(folder, "export", f"--workdir={folder}/run", f"--out={folder / name}", merge)
+    merged, apart = load(folder / "one"), load(folder / "two")
+    from speechdst.models.lora import merge
+
+    lora = apart.config.decoder.transformer
+    for path, value in merge(apart.params, lora.lora_rank, lora.lora_alpha).items():
+        np.testing.assert_array_equal(np.asarray(merged.params[path], np.float32),
+                                      np.asarray(value, np.float32), err_msg=path)
+    assert any(np.asarray(x).any() for p, x in apart.params.items() if p.endswith("lora_b"))
+
+
+def test_missing_and_foreign_checkpoints_are_one_line(folder, tmp_path):
+    def refused(*arguments):
+        result = command(folder, "train", f"--workdir={tmp_path}/run", *arguments, check=False)
+        assert result.returncode == 2, result.stdout + result.stderr
+        assert not (tmp_path / "run/asr/steps").exists()
+        return result.stderr.strip().splitlines()[-1]
+
+    message = refused(f"--config.pretrained.decoder={tmp_path}/none")
+    assert "no such folder" in message and "pretrained.decoder" in message
+    message = refused(f"--config.pretrained.encoder={folder}/llm")
+    assert "no speech encoder" in message
+    shutil.copytree(folder / "llm", tmp_path / "other")
+    values = json.loads((tmp_path / "other/config.json").read_text())
+    (tmp_path / "other/config.json").write_text(json.dumps(values | {"num_hidden_layers": 2}))
+    message = refused(f"--config.pretrained.decoder={tmp_path}/other")
+    assert "layers 2 instead of 3" in message
