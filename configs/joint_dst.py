@@ -214,6 +214,23 @@ def published_optimizer(lr, warmup, end_ratio, weight_decay=0.0):
                                         b2=0.999)
 
 
+def shrink(c, encoder, llm):
+    """A published recipe over other towers, by the values of their config.json: for trials."""
+    from dataclasses import asdict
+
+    from speechdst.hf.decoders import decoder_config
+    from speechdst.hf.wavlm import config
+
+    llm = asdict(decoder_config(llm))
+    width, small = llm["transformer"]["width"], transformer(16, 1, 2)
+    llm["transformer"].update(lora_rank=4, lora_alpha=4.0)
+    hears = asdict(config(encoder)) | dict(kind="wavlm", normalize=False)
+    c.model.update(encoder=ConfigDict(hears), decoder=ConfigDict(llm))
+    c.model.connector.update(transformer=small, inputs=hears["width"], outputs=width)
+    if c.model.text_encoder:
+        c.model.text_encoder.update(transformer=small, outputs=16, llm_width=width, vocabulary=0)
+
+
 def joint_paper(c, llm):
     """arXiv 2511.22503: SpokenWOZ speech and MultiWOZ text (A2 of its table: with Gemma-3-1B-it
     36.3 fuzzy JGA on SpokenWOZ dev and 19.0 on speech-aware MultiWOZ dev, 36.1 and 15.1 without

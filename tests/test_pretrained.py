@@ -30,8 +30,7 @@ GEMMA = dict(model_type="gemma3_text", hidden_size=24, num_hidden_layers=3, num_
              bos_token_id=0, eos_token_id=1)
 CONFIG = '''
 import importlib.util
-from dataclasses import asdict
-from speechdst.hf import decoders, encoders
+from speechdst.hf.decoders import read_config
 
 def get_config(folder):
     spec = importlib.util.spec_from_file_location("recipe", "configs/joint_dst.py")
@@ -41,14 +40,7 @@ def get_config(folder):
     recipe.simulated(c, train=8, test=2, text=8)
     c.data_dir, c.tokenizer.path = folder + "/data", folder + "/llm"
     c.pretrained.update(encoder=folder + "/wavlm", decoder=folder + "/llm")
-    llm = asdict(decoders.decoder_config(decoders.read_config(folder + "/llm")))
-    llm["transformer"].update(lora_rank=4, lora_alpha=4.0)
-    c.model.decoder = llm
-    c.model.encoder = asdict(encoders.encoder_config(folder + "/wavlm")) | dict(
-        kind="wavlm", normalize=False)
-    small = dict(width=16, layers=1, heads=2)
-    c.model.connector.update(transformer=small, inputs=24, outputs=24)
-    c.model.text_encoder.update(transformer=small, outputs=16, llm_width=24, vocabulary=0)
+    recipe.shrink(c, *(read_config(f"{folder}/{tower}") for tower in ("wavlm", "llm")))
     data = dict(speech=("simulated",), text=("simulated", "simulated_text"))
     for stage in c.stages.values():
         stage.steps = 2
