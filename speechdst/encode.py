@@ -16,11 +16,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from ml_collections import ConfigDict
 
+from speechdst.config import model_config, tokenizer_of
 from speechdst.data import encoded, speech
 from speechdst.data.contexts import FRAMES_PER_SECOND, Hearing
 from speechdst.data.dialogue import SAMPLE_RATE, BadInput, Turn
 from speechdst.data.prepared import Prepared
+from speechdst.hf import towers
 from speechdst.models.dialogue_lm import ENCODERS, DialogueLMConfig
 from speechdst.training import state
 
@@ -31,13 +34,14 @@ TOWER = "encoder/"
 def fingerprint(model: DialogueLMConfig, params: state.Params) -> str:
     """Names what the speech encoder of a model computes: by its config, dtype and weights.
 
-    The weights are summed up where they are, sharded or not, in whole numbers.
+    The weights are taken in the dtype that is computed in, as stages keep what is frozen, and
+    summed up where they are, sharded or not, in whole numbers.
     """
     card = {k: v for k, v in _card(model).items() if k != "remat"}
     digest = hashlib.sha256(json.dumps(card, sort_keys=True).encode())
     for path in sorted(p for p in params if p.startswith(TOWER)):
         x = params[path]
-        digest.update(f"{path} {x.shape} {x.dtype} {np.asarray(_sums(x)).tolist()}".encode())
+        digest.update(f"{path} {x.shape} {np.asarray(_sums(x, model.dtype)).tolist()}".encode())
     return digest.hexdigest()[:16]
 
 
@@ -45,9 +49,10 @@ def _card(model: DialogueLMConfig) -> dict:
     return {"kind": model.encoder.kind, "dtype": model.dtype} | dataclasses.asdict(model.encoder)
 
 
-@jax.jit
-def _sums(x):
-    """Two sums of an array's bits, each weighted by place: uint32 [2], exact in any order."""
+@functools.partial(jax.jit, static_argnums=1)
+def _sums(x, dtype: str):
+    """Two sums of an array's bits in a dtype, weighted by place: uint32 [2], exact in any order."""
+    x = x.astype(dtype)
     bits = jax.lax.bitcast_convert_type(x, {2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize])
     place = functools.reduce(
         lambda sofar, axis: sofar * jnp.uint32(x.shape[axis])
@@ -65,7 +70,8 @@ class SpeechEncoder:
         self.config, self.hearing = config, Hearing.of(config)
         self.waveforms = config.hears == "waveform"
         graph, _ = nnx.split(nnx.eval_shape(lambda: ENCODERS[config.kind](config, nnx.Rngs(0))))
-        own = {p.removeprefix(TOWER): x for p, x in params.items() if p.startswith(TOWER)}
+        own = {p.removeprefix(TOWER): x.astype(dtype) for p, x in params.items()
+               if p.startswith(TOWER)}
 
         @jax.jit
         def run(params, x, lengths):
@@ -122,6 +128,23 @@ def _bucket(size: int, second: int, most: int | None) -> int:
         whole *= 2
     size = whole * 3 // 4 if second < whole and size <= whole * 3 // 4 else whole
     return size if most is None or second != SAMPLE_RATE else min(size, most)
+
+
+def pretrained(config: ConfigDict) -> tuple[DialogueLMConfig, state.Params]:
+    """The model of a config, and of its parameters the encoder's from its checkpoint.
+
+    Raises:
+      BadInput: the config names none, or it cannot be used.
+    """
+    folder = config.get("pretrained", {}).get("encoder", "")
+    if not folder:
+        raise BadInput("there is no speech encoder", field="config.pretrained.encoder",
+                       mend="name the folder of its checkpoint, or with --workdir a run")
+    model = model_config(config.model, tokenizer_of(config).size)
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    template = {path: jax.ShapeDtypeStruct(x.shape, jnp.dtype(model.dtype), sharding=device)
+                for path, x in state.abstract(model)[1].items()}
+    return model, towers.load({"encoder": folder}, model, template)
 
 
 def store(prepared: Prepared, model: DialogueLMConfig, params: state.Params,

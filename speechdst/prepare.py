@@ -10,9 +10,10 @@ left out and why; what an entry may say stands in `speechdst/data/options.py`. T
 is trained on the text of the training splits (`config.tokenizer`). The same config gives the same
 bytes, whatever the number of processes.
 
-With --features --workdir=RUN the recordings that are prepared are encoded once by the speech
-encoder of that run (--stage: after that stage), in bfloat16, for stages that say `encoded`; they
-find the result as long as their encoder is the same to the last bit.
+With --features the recordings that are prepared are encoded once, in bfloat16, for stages that
+say `encoded`: by the checkpoint that `config.pretrained.encoder` names, or by the encoder of a run
+(--workdir, and --stage: after that stage). Training finds the result as long as its encoder is the
+same to the last bit.
 
 An interrupted preparation (Ctrl-C, a kill, a full disk) goes on with the same command. What is
 there already is left alone; prepared with other options, it is refused unless --overwrite.
@@ -52,9 +53,11 @@ _OVERWRITE = flags.DEFINE_boolean(
     "overwrite", False, "Replaces data sets and tokenizer that were made with other options."
 )
 _FEATURES = flags.DEFINE_boolean(
-    "features", False, "Instead: encodes the prepared recordings with the encoder of --workdir."
+    "features", False, "Instead: encodes the prepared recordings with a frozen speech encoder."
 )
-_WORKDIR = flags.DEFINE_string("workdir", "", "With --features: the run whose encoder it is.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", "", "With --features: the run whose encoder it is; empty: the pretrained one."
+)
 _STAGE = flags.DEFINE_string("stage", "", "With --features: after this stage; the last if empty.")
 
 
@@ -94,9 +97,10 @@ def encode_features(
     from speechdst import encode  # here: preparation itself is free of JAX
     from speechdst.training.checkpoint import load_run
 
-    if not workdir:
-        raise BadInput("missing", field="--workdir", mend="name the run whose encoder is frozen")
-    _, model, params = load_run(config, Path(workdir), stage)
+    if workdir:
+        _, model, params = load_run(config, Path(workdir), stage)
+    else:
+        model, params = encode.pretrained(config)
     for name in _named(config, only):
         prepared = Prepared(Path(config.data_dir) / name)
         if not any(s["hours"]["user"] for s in prepared.manifest["splits"].values()):

@@ -133,6 +133,15 @@ def test_apart_and_merged_decode_alike(folder):
     assert any(np.asarray(x).any() for p, x in apart.params.items() if p.endswith("lora_b"))
 
 
+def test_the_checkpoints_encoder_runs_beforehand(folder):
+    """`prepare --features` without a run; a stage that starts from the checkpoints finds it."""
+    stored = command(folder, "prepare", "--features", "--only=simulated").stdout
+    assert "simulated: encoded by" in stored
+    out = command(folder, "train", "--config.order=('joint',)",
+                  "--config.stages.joint.encoded=True", f"--workdir={folder}/encoded").stdout
+    assert "trained:" in out
+
+
 def test_missing_and_foreign_checkpoints_are_one_line(folder, tmp_path):
     def refused(*arguments):
         result = command(folder, "train", f"--workdir={tmp_path}/run", *arguments, check=False)
