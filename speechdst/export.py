@@ -33,7 +33,7 @@ FORMAT = 2  # 2: the scale of embeddings is written out
 
 def save(folder: Path, params: dict, model: dict, tokenizer: Tokenizer, context: dict,
          decoding: dict, merged: bool = True) -> None:
-    """Writes model.safetensors, tokenizer.model and, last, config.json."""
+    """Writes model.safetensors, the tokenizer and, last, config.json."""
     folder.mkdir(parents=True, exist_ok=True)
     rank = model["decoder"]["transformer"]["lora_rank"]
     if merged and rank:
@@ -43,7 +43,7 @@ def save(folder: Path, params: dict, model: dict, tokenizer: Tokenizer, context:
     aside = folder / "model.safetensors.tmp"
     save_file({p: np.ascontiguousarray(v) for p, v in params.items()}, aside)
     os.replace(aside, folder / "model.safetensors")
-    (folder / "tokenizer.model").write_bytes(tokenizer.model)
+    tokenizer.save(folder)
     config = {"format": FORMAT, "model": model, "context": context, "decoding": decoding,
               "tokenizer": tokenizer.fingerprint}
     write_text(folder / "config.json", json.dumps(config, indent=1) + "\n")
@@ -67,11 +67,11 @@ def load(folder: str | Path) -> Tracker:
     if config.get("format") != FORMAT:
         raise BadInput(f"format {config.get('format')!r}, expected {FORMAT}",
                        file=folder / "config.json", field="format")
-    tokenizer = Tokenizer.load(folder / "tokenizer.model")
+    tokenizer = Tokenizer.load(folder)
     if tokenizer.fingerprint != config["tokenizer"]:
         raise BadInput(f"the vocabulary is {tokenizer.fingerprint}, the model was trained with "
-                       f"{config['tokenizer']}", file=folder / "tokenizer.model",
-                       mend="put back the tokenizer.model of the export")
+                       f"{config['tokenizer']}", file=folder,
+                       mend="put back the tokenizer.model or tokenizer.json of the export")
     model: DialogueLMConfig = model_config(config["model"], tokenizer.size)
     weights = folder / "model.safetensors"
     if not weights.exists():
