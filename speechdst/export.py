@@ -104,8 +104,8 @@ def load(folder: str | Path) -> Tracker:
     tokenizer = Tokenizer.load(folder)
     if tokenizer.fingerprint != config["tokenizer"]:
         raise BadInput(f"the vocabulary is {tokenizer.fingerprint}, the model was trained with "
-                       f"{config['tokenizer']}", file=folder / "tokenizer.model",
-                       mend="put back the tokenizer of the export")
+                       f"{config['tokenizer']}", file=folder,
+                       mend="put back the tokenizer.model or tokenizer.json of the export")
     model: DialogueLMConfig = model_config(config["model"], tokenizer.size)
     _, shapes = state.abstract(model)
     as_computed = {p: jax.ShapeDtypeStruct(x.shape, model.dtype) for p, x in shapes.items()}

@@ -5,6 +5,7 @@ import functools
 
 import jax
 import numpy as np
+import tokenizers as huggingface
 
 from speechdst.config import model_config
 from speechdst.data import tokenizer as tokenizers
@@ -55,6 +56,37 @@ def tokenizer() -> tokenizers.Tokenizer:
     return tokenizers.Tokenizer(
         tokenizers.train(texts, tokenizers.target_symbols(SCHEMA), size=400)
     )
+
+
+@functools.cache
+def tokenizer_json(kind: str) -> bytes:
+    """A tokenizer.json as Llama 3, Qwen and OLMo have it ("bytes"), or Gemma ("pieces")."""
+    special = ["<pad>", "<bos>", "<eos>"]
+    byte_tokens = [f"<0x{i:02X}>" for i in range(256)]
+    if kind == "bytes":
+        made = huggingface.Tokenizer(huggingface.models.BPE())
+        made.pre_tokenizer = huggingface.pre_tokenizers.ByteLevel(add_prefix_space=False)
+        made.decoder = huggingface.decoders.ByteLevel()
+        trainer = huggingface.trainers.BpeTrainer(
+            vocab_size=320, special_tokens=special, show_progress=False,
+            initial_alphabet=huggingface.pre_tokenizers.ByteLevel.alphabet())
+        made.train_from_iterator(USER, trainer)
+        # Multi-modal models name tokens that their text model has no row for.
+        made.add_special_tokens(["<audio>"])
+    else:
+        chars = [*sorted(set("".join(USER))), "\u2581"]
+        vocab = {t: i for i, t in enumerate([*special, "<unk>", *byte_tokens, *chars])}
+        made = huggingface.Tokenizer(huggingface.models.BPE(
+            vocab, [], unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+        made.normalizer = huggingface.normalizers.Replace(" ", "\u2581")
+        made.decoder = huggingface.decoders.Sequence([
+            huggingface.decoders.Replace("\u2581", " "), huggingface.decoders.ByteFallback(),
+            huggingface.decoders.Fuse()])
+        made.add_special_tokens(special)
+    made.post_processor = huggingface.processors.TemplateProcessing(
+        single="<bos> $A <eos>", special_tokens=[("<bos>", 1), ("<eos>", 2)])
+    made.enable_truncation(4)
+    return made.to_str().encode()
 
 
 def dialogue(

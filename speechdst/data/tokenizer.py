@@ -68,8 +68,9 @@ class Tokenizer:
         return tokenizer
 
     def save(self, folder: Path) -> None:
-        """Writes what `load(folder)` reads."""
+        """Writes what `load(folder)` reads, in place of any other tokenizer there."""
         (folder / "tokenizer.model").write_bytes(self.model)
+        (folder / "tokenizer.json").unlink(missing_ok=True)
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text as it stands, without bos and eos; none of them can end an answer."""

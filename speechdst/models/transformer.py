@@ -95,26 +95,29 @@ def frequencies(config: TransformerConfig) -> np.ndarray:
     `rope_scaling` (factor,) divides all of them; (factor, low, high, original context) is Llama
     3's: wavelengths over context / low are divided by factor, those under context / high stay,
     and between the two it is interpolated.
+
+    Rounded to float32 where the reference rounds: at position 30,000 a last bit is 0.002 radians.
     """
     c, half = config, config.head_dim // 2
 
     def plain(theta):
-        return np.float64(theta) ** (-np.arange(half) / half)
+        exponent = np.arange(half, dtype=np.float32) / np.float32(half)
+        return 1 / (np.float64(theta) ** exponent.astype(np.float64)).astype(np.float32)
 
     f = plain(c.rope_theta)
     if len(c.rope_scaling) == 1:
         f = f / c.rope_scaling[0]
     elif c.rope_scaling:
         factor, low, high, context = c.rope_scaling
-        kept = np.clip((context * f / (2 * np.pi) - low) / (high - low), 0, 1)
+        kept = np.clip((context / (2 * np.pi / f) - low) / (high - low), 0, 1)
         f = (1 - kept) * f / factor + kept * f
     local = plain(c.rope_local_theta) if c.rope_local_theta else f
-    return np.stack([local if window else f for window in c.windows or (0,) * c.layers]).astype(
-        np.float32)
+    return np.stack([local if window else f for window in c.windows or (0,) * c.layers])
 
 
 class Norm(nnx.Module):
-    """RMSNorm or LayerNorm over the last axis, computed in float32, its scale included."""
+    """RMSNorm or LayerNorm over the last axis, computed in float32, its scale included (Llama's and
+    Qwen's reference rounds to the compute dtype before the scale; in float32 all agree)."""
 
     def __init__(self, width: int, config: TransformerConfig):
         c = self.config = config

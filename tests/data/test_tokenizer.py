@@ -1,11 +1,9 @@
 """The tokenizer: any text comes back, symbols are one token, training is repeatable."""
 
-import functools
 import json
 
 import pytest
 import tiny
-import tokenizers as huggingface
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -71,37 +69,6 @@ def test_loading(tmp_path):
         Tokenizer.load(tmp_path)
 
 
-@functools.cache
-def in_json(kind: str) -> bytes:
-    """A tokenizer.json as Llama 3, Qwen and OLMo have it ("bytes"), or Gemma ("pieces")."""
-    special = ["<pad>", "<bos>", "<eos>"]
-    byte_tokens = [f"<0x{i:02X}>" for i in range(256)]
-    if kind == "bytes":
-        made = huggingface.Tokenizer(huggingface.models.BPE())
-        made.pre_tokenizer = huggingface.pre_tokenizers.ByteLevel(add_prefix_space=False)
-        made.decoder = huggingface.decoders.ByteLevel()
-        trainer = huggingface.trainers.BpeTrainer(
-            vocab_size=320, special_tokens=special, show_progress=False,
-            initial_alphabet=huggingface.pre_tokenizers.ByteLevel.alphabet())
-        made.train_from_iterator(tiny.USER, trainer)
-        # Multi-modal models name tokens that their text model has no row for.
-        made.add_special_tokens(["<audio>"])
-    else:
-        chars = [*sorted(set("".join(tiny.USER))), "\u2581"]
-        vocab = {t: i for i, t in enumerate([*special, "<unk>", *byte_tokens, *chars])}
-        made = huggingface.Tokenizer(huggingface.models.BPE(
-            vocab, [], unk_token="<unk>", byte_fallback=True, fuse_unk=True))
-        made.normalizer = huggingface.normalizers.Replace(" ", "\u2581")
-        made.decoder = huggingface.decoders.Sequence([
-            huggingface.decoders.Replace("\u2581", " "), huggingface.decoders.ByteFallback(),
-            huggingface.decoders.Fuse()])
-        made.add_special_tokens(special)
-    made.post_processor = huggingface.processors.TemplateProcessing(
-        single="<bos> $A <eos>", special_tokens=[("<bos>", 1), ("<eos>", 2)])
-    made.enable_truncation(4)
-    return made.to_str().encode()
-
-
 @pytest.mark.parametrize("kind", ["bytes", "pieces"])
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(st.text(st.characters(exclude_categories=("Cs",))))
@@ -111,7 +78,7 @@ def in_json(kind: str) -> bytes:
 @example("a\u2581b \u2581")
 @example("zürich, 4★ \0")
 def test_any_text_comes_back_from_a_tokenizer_json(kind, text):
-    tokenizer = JsonTokenizer(in_json(kind), "<bos>", "<eos>")
+    tokenizer = JsonTokenizer(tiny.tokenizer_json(kind), "<bos>", "<eos>")
     ids = tokenizer.encode(text)
     assert tokenizer.decode(ids) == text, "nothing is added, cut off or normalised"
     assert not {0, tokenizer.bos, tokenizer.eos} & set(ids), "text cannot end an answer"
@@ -122,7 +89,7 @@ def test_any_text_comes_back_from_a_tokenizer_json(kind, text):
 def folder(path, kind="bytes", config=None, **own):
     """A checkpoint's folder: tokenizer.json, what names its special tokens, config.json."""
     path.mkdir(exist_ok=True)
-    (path / "tokenizer.json").write_bytes(in_json(kind))
+    (path / "tokenizer.json").write_bytes(tiny.tokenizer_json(kind))
     for name, values in (("tokenizer_config.json", own), ("config.json", config)):
         if values is not None:
             (path / name).write_text(json.dumps(values))
