@@ -125,13 +125,16 @@ def fresh(
 
 
 def trained(run: Path, dialogues: int, held_out: int, turns: tuple[int, int] = (4, 8)) -> Setup:
-    """The model and tokenizer of a trained run, over freshly simulated dialogues."""
+    """The model and tokenizer of a trained run, over freshly simulated dialogues, with a quarter of
+    the learning rate."""
     try:
         c = json.loads((run / "config.json").read_text())
     except FileNotFoundError:
         raise BadInput("no config.json there", file=run, mend="give a run's --workdir") from None
     tokenizer, config, params = load_run(ConfigDict(c), run)
-    return _roomy(Setup(config, tokenizer, params, *simulate(dialogues, held_out, turns)))
+    return _roomy(
+        Setup(config, tokenizer, params, *simulate(dialogues, held_out, turns), lr=Setup.lr / 4)
+    )
 
 
 @dataclasses.dataclass

@@ -1,6 +1,6 @@
 """What training on dialogue trees saves against training on their answers one by one.
 
-    python -m benchmarks.tree_vs_turns                       # about ten minutes on two cores
+    python -m benchmarks.tree_vs_turns                       # a quarter of an hour on two cores
     python -m benchmarks.tree_vs_turns --width=512 --seconds=0
     python -m benchmarks.tree_vs_turns --quick               # seconds, the size of the test
     python -m benchmarks.tree_vs_turns --run=runs/demo       # part 2 goes on from a trained run
@@ -57,6 +57,7 @@ _BLOCK = flags.DEFINE_integer("block", 64, "Part 1: positions of an attention bl
 _SECONDS = flags.DEFINE_float("seconds", 240.0, "Part 2: step time of each arm; 0: no part 2.")
 _RUN = flags.DEFINE_string("run", "", "Part 2: start from this run instead of random parameters.")
 _TURNS = flags.DEFINE_list("turns", ["4", "8"], "Part 2: fewest and most user turns.")
+_DIALOGUES = flags.DEFINE_integer("dialogues", 3000, "Part 2: dialogues to train on.")
 _QUICK = flags.DEFINE_boolean("quick", False, "Everything at the size of the test.")
 
 
@@ -194,11 +195,12 @@ def benchmark(
     seconds: float = 240.0,
     from_run: str = "",
     turns: tuple[int, int] = (4, 8),
+    dialogues: int = 3000,
     quick: bool = False,
     say=print,
 ) -> dict:
     """Both parts; see the module's text and `measure`, `equal_time.compare`."""
-    sizes, dialogues, held_out, bucket = shapes.Sizes(), 3000, 60, 128
+    sizes, held_out, bucket = shapes.Sizes(), 60, 128
     if quick:
         width, layers, block, bucket = QUICK_SIZE
         sizes = QUICK_DIALOGUE
@@ -240,6 +242,7 @@ def main(argv):
         seconds=_SECONDS.value,
         from_run=_RUN.value,
         turns=tuple(map(int, _TURNS.value)),
+        dialogues=_DIALOGUES.value,
         quick=_QUICK.value,
         say=lambda line: console.print(line, highlight=False),
     )
