@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 from speechdst.data.dialogue import BadInput
+from speechdst.files import write_text
 from speechdst.hf import checkpoint
 from speechdst.hf.table import LINEAR, Table, Tensor
 from speechdst.models.decoder import DecoderConfig
@@ -236,7 +237,7 @@ def save(folder: str | Path, params: dict, config: DecoderConfig, values: dict, 
     kept = {k: v for k, v in text_part(values).items() if k not in ("torch_dtype", "_name_or_path")}
     kept |= {"architectures": [ARCHITECTURES[kept["model_type"]]], "dtype": str(dtype),
              "torch_dtype": str(dtype)}
-    (Path(folder) / "config.json").write_text(json.dumps(kept, indent=2) + "\n", "utf-8")
+    write_text(Path(folder) / "config.json", json.dumps(kept, indent=2) + "\n")
 
 
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM",

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 from speechdst.data.dialogue import BadInput
+from speechdst.files import write_text
 from speechdst.hf import checkpoint, wavlm, whisper
 from speechdst.hf.decoders import read_config
 from speechdst.models.audio_encoder.wavlm import WAVLM_BASE, WAVLM_LARGE, WavLMConfig
@@ -92,4 +93,4 @@ def save(folder: str | Path, params: dict, config: EncoderConfig, values: dict, 
     kept = values | {"mask_time_prob": 0.0, "mask_feature_prob": 0.0}
     if config.kind == "wavlm":
         kept["architectures"] = ["WavLMModel"]
-    (Path(folder) / "config.json").write_text(json.dumps(kept, indent=2) + "\n", "utf-8")
+    write_text(Path(folder) / "config.json", json.dumps(kept, indent=2) + "\n")

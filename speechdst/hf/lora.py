@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from speechdst.data.dialogue import BadInput
+from speechdst.files import write_text
 from speechdst.hf import checkpoint
 from speechdst.hf.table import LINEAR, Table, Tensor
 
@@ -48,7 +49,7 @@ def save(folder: str | Path, params: dict, base: Table, rank: int, alpha: float,
     config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base_model,
               "r": rank, "lora_alpha": alpha, "lora_dropout": 0.0, "target_modules": modules,
               "inference_mode": True, "bias": "none", "fan_in_fan_out": False}
-    (Path(folder) / CONFIG).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+    write_text(Path(folder) / CONFIG, json.dumps(config, indent=2) + "\n")
 
 
 def load(folder: str | Path, template: dict, base: Table, rank: int, alpha: float,
