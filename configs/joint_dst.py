@@ -312,7 +312,7 @@ def get_config(preset: str = "demo") -> ConfigDict:
     if preset not in PRESETS:
         raise ValueError(f"joint_dst has no preset {preset!r}, there are {', '.join(PRESETS)}")
     c = ConfigDict()
-    c.name = f"joint_dst_{preset}"
+    c.recipe, c.name = "joint_dst", f"joint_dst_{preset}"
     c.data_dir = f"data/{preset}"
     c.seed = 0
     c.order = ("text", "asr", "align", "joint")

@@ -18,14 +18,13 @@ from absl import flags
 from ml_collections import config_flags
 from rich.console import Console
 
-from speechdst import encode, sharding
+from speechdst import sharding
 from speechdst.command import run
-from speechdst.config import context_of, keep, model_config, steps_of, tokenizer_of
+from speechdst.config import keep, model_config, steps_of, tokenizer_of
 from speechdst.data import loader
-from speechdst.data.contexts import FRAMES_PER_SECOND, Hearing, TreeBuilder
-from speechdst.data.prepared import Prepared
+from speechdst.data.contexts import FRAMES_PER_SECOND
 from speechdst.hf import towers
-from speechdst.steps.joint_dst import make_step
+from speechdst.recipes import recipe_of
 from speechdst.training import optimizer, state
 from speechdst.training.checkpoint import Checkpointer, load_params
 from speechdst.training.counts import counts
@@ -40,38 +39,14 @@ _STOP_AFTER = flags.DEFINE_integer(
     "stop_after", 0, "Stop cleanly after this many steps of a stage, as a preemption would.")
 
 
-def batches_of(stage, tokenizer, config, params) -> dict[str, loader.Loader]:
-    """The loaders of a stage by batch name; with `encoded` speech is read as the frozen encoder
-    of `params` left it (`python -m speechdst.prepare --features`)."""
-    made = {}
-    for i, (name, spec) in enumerate(sorted(stage.batches.items())):
-        encoded = stage.get("encoded", False) and spec.context.path == "speech"
-        builder = TreeBuilder(context_of(spec.context), tokenizer, config.soft_length,
-                              encode.hearing(config) if encoded else Hearing.of(config.encoder))
-        sources = []
-        for s in spec.sources:
-            prepared = Prepared(Path(_CONFIG.value.data_dir) / s["data"])
-            sources.append(loader.Source(
-                encode.dialogues(prepared, s["split"], config, params, stage.trainable)
-                if encoded else prepared.dialogues(s["split"]), s["weight"]))
-        made[name] = loader.make(
-            sources, builder, positions=spec.positions, rows=spec.rows,
-            seed=_CONFIG.value.seed + 1000 * i, block=spec.block,
-            channels=config.encoder.width if encoded else config.encoder.channels,
-            spec_augment=dict(spec.spec_augment),
-            host=jax.process_index(), hosts=jax.process_count())
-        for source, plan in zip(spec.sources, made[name].plans, strict=True):
-            print(f"  {name} from {source['data']}/{source['split']}: {plan.summary()}")
-    return made
-
-
 def train_stage(name: str, workdir: Path, config, tokenizer, params, preemption) -> dict:
     """Trains one stage from `params` and returns the parameters it ends with; None if it was
     asked to stop before its end."""
     c = _CONFIG.value
     stage, model = c.stages[name], model_config(c.model, tokenizer.size)
     print(f"stage {name}: {stage.steps} steps", flush=True)
-    loaders = batches_of(stage, tokenizer, model, params)
+    recipe = recipe_of(c)
+    loaders = recipe.loaders(c, stage, tokenizer, model, params)
     iterators = {key: iter(value) for key, value in loaders.items()}
     mesh = sharding.make_mesh(**c.mesh)
     graph, _ = state.abstract(model)
@@ -83,8 +58,7 @@ def train_stage(name: str, workdir: Path, config, tokenizer, params, preemption)
         sharding.replicated(mesh))
     current = jax.device_put(begin, shardings)
 
-    step_fn = make_step(graph, stage, {key: spec.loss for key, spec in stage.batches.items()},
-                        donate_argnums=0, out_shardings=(shardings, None))
+    step_fn = recipe.make_step(graph, stage, donate_argnums=0, out_shardings=(shardings, None))
 
     checkpoints = Checkpointer(workdir / name, {
         "config": c.name, "stage": name, "tokenizer": tokenizer.fingerprint,

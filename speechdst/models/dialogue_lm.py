@@ -42,6 +42,9 @@ class DialogueLMConfig:
             raise ValueError(f"connector.inputs is {self.connector.inputs}, the encoder's vectors "
                              f"have {self.encoder.width} channels")
 
+    def make(self, rngs: nnx.Rngs) -> "DialogueLM":
+        return DialogueLM(self, rngs)
+
     def soft_length(self, kind: str, size: int) -> int:
         """Soft positions of an utterance: `size` is in frames ("speech"), samples ("waveform"),
         encoder vectors ("encoded") or tokens ("words")."""

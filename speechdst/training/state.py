@@ -12,8 +12,6 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from speechdst.models.dialogue_lm import DialogueLM, DialogueLMConfig
-
 Params = dict[str, jax.Array]
 
 
@@ -29,14 +27,14 @@ class TrainState:
     key: jax.Array
 
 
-def create(config: DialogueLMConfig, seed: int) -> Params:
-    """Freshly drawn parameters, float32."""
-    return flatten(nnx.state(DialogueLM(config, nnx.Rngs(seed))))
+def create(config, seed: int) -> Params:
+    """Freshly drawn parameters, float32, of the model that `config.make` builds."""
+    return flatten(nnx.state(config.make(nnx.Rngs(seed))))
 
 
-def abstract(config: DialogueLMConfig) -> tuple[nnx.GraphDef, dict[str, jax.ShapeDtypeStruct]]:
+def abstract(config) -> tuple[nnx.GraphDef, dict[str, jax.ShapeDtypeStruct]]:
     """The model's graph and the shapes of its parameters; nothing is computed."""
-    graph, state = nnx.split(nnx.eval_shape(lambda: DialogueLM(config, nnx.Rngs(0))))
+    graph, state = nnx.split(nnx.eval_shape(lambda: config.make(nnx.Rngs(0))))
     return graph, flatten(state)
 
 
@@ -45,7 +43,7 @@ def flatten(state: nnx.State) -> Params:
             for path, v in nnx.to_flat_state(state)}
 
 
-def model_of(graph: nnx.GraphDef, params: Params) -> DialogueLM:
+def model_of(graph: nnx.GraphDef, params: Params) -> nnx.Module:
     """The module over these parameters (to be called inside jit; costs nothing there)."""
     key = lambda part: int(part) if part.isdigit() else part
     flat = {tuple(map(key, path.split("/"))): nnx.Param(v) for path, v in params.items()}

@@ -1,0 +1,28 @@
+"""What differs between recipes, one module each; `config.recipe` names it.
+
+A recipe's module has two functions that `speechdst.train` calls:
+
+    loaders(config, stage, tokenizer, model, params) -> {batch name: data.loader.Loader}
+    make_step(graph, stage, **jit) -> the compiled train step, (state, batches) -> (state, metrics)
+
+with `config` the whole recipe, `stage` one entry of `config.stages`, `model` the model's config
+dataclass, `graph` that of `training.state.abstract(model)` and `params` the parameters that the
+stage starts from.
+"""
+
+import importlib
+import types
+
+from ml_collections import ConfigDict
+
+from speechdst.data.dialogue import BadInput
+
+NAMES = ("joint_dst",)
+
+
+def recipe_of(config: ConfigDict) -> types.ModuleType:
+    """The module of a config's recipe; raises `BadInput` if there is none of that name."""
+    if config.recipe not in NAMES:
+        raise BadInput(f"no recipe {config.recipe!r}", field="recipe",
+                       mend=f"one of {', '.join(NAMES)}")
+    return importlib.import_module(f"speechdst.recipes.{config.recipe}")

@@ -1,0 +1,46 @@
+"""Joint speech and text training for dialogue state tracking (arXiv 2511.22503)."""
+
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from speechdst import encode
+from speechdst.config import context_of
+from speechdst.data import loader
+from speechdst.data.contexts import Hearing, TreeBuilder
+from speechdst.data.prepared import Prepared
+from speechdst.data.tokenizer import Tokenizer
+from speechdst.models.dialogue_lm import DialogueLMConfig
+from speechdst.steps import joint_dst
+
+
+def loaders(config: ConfigDict, stage: ConfigDict, tokenizer: Tokenizer, model: DialogueLMConfig,
+            params: dict) -> dict[str, loader.Loader]:
+    """The loaders of a stage by batch name; with `encoded` speech is read as the frozen encoder
+    of `params` left it (`python -m speechdst.prepare --features`)."""
+    made = {}
+    for i, (name, spec) in enumerate(sorted(stage.batches.items())):
+        encoded = stage.get("encoded", False) and spec.context.path == "speech"
+        builder = TreeBuilder(context_of(spec.context), tokenizer, model.soft_length,
+                              encode.hearing(model) if encoded else Hearing.of(model.encoder))
+        sources = []
+        for s in spec.sources:
+            prepared = Prepared(Path(config.data_dir) / s["data"])
+            sources.append(loader.Source(
+                encode.dialogues(prepared, s["split"], model, params, stage.trainable)
+                if encoded else prepared.dialogues(s["split"]), s["weight"]))
+        made[name] = loader.make(
+            sources, builder, positions=spec.positions, rows=spec.rows,
+            seed=config.seed + 1000 * i, block=spec.block,
+            channels=model.encoder.width if encoded else model.encoder.channels,
+            spec_augment=dict(spec.spec_augment),
+            host=jax.process_index(), hosts=jax.process_count())
+        for source, plan in zip(spec.sources, made[name].plans, strict=True):
+            print(f"  {name} from {source['data']}/{source['split']}: {plan.summary()}")
+    return made
+
+
+def make_step(graph, stage: ConfigDict, **jit):
+    return joint_dst.make_step(
+        graph, stage, {name: spec.loss for name, spec in stage.batches.items()}, **jit)
