@@ -130,6 +130,12 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
 
+def repeats(mesh: Mesh, count: int) -> int:
+    """How many times each of `count` rows is computed, since an axis does not divide them."""
+    return math.prod(mesh.shape[a] for a in ROWS) * rows(mesh, count).shard_shape((count,))[0] // (
+        count)
+
+
 def share(mesh: Mesh, count: int) -> list[int]:
     """Which of `count` rows of a batch the devices of this host hold."""
     places = rows(mesh, count).addressable_devices_indices_map((count,)).values()

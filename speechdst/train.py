@@ -4,7 +4,8 @@
 
 Runs the stages of `config.order` one after the other, each from the parameters of the one before.
 A run that was stopped, however it was stopped, goes on from its last checkpoint when the same
-command is given again: parameters, optimizer, random state and data position come back bitwise.
+command is given again: parameters, optimizer, random state and data position come back bitwise,
+on any number of devices and hosts (`speechdst/distributed.py` says how many hosts are one run).
 """
 
 import json
@@ -18,7 +19,7 @@ from absl import flags
 from ml_collections import config_flags
 from rich.console import Console
 
-from speechdst import sharding
+from speechdst import distributed, sharding
 from speechdst.command import run
 from speechdst.config import keep, model_config, steps_of, tokenizer_of
 from speechdst.data import loader
@@ -47,18 +48,21 @@ def train_stage(name: str, workdir: Path, config, tokenizer, params, preemption)
     print(f"stage {name}: {stage.steps} steps", flush=True)
     recipe = recipe_of(c)
     loaders = recipe.loaders(c, stage, tokenizer, model, params)
-    iterators = {key: iter(value) for key, value in loaders.items()}
+    distributed.agree("data", {key: value.fingerprint for key, value in loaders.items()},
+                      "give every host the same prepared data")
     mesh = sharding.make_mesh(**c.mesh)
+    rows = {key: value.rows for key, value in loaders.items()}
+    shares = {key: sharding.share(mesh, n) for key, n in rows.items()}
+    for key, n in rows.items():
+        if (times := sharding.repeats(mesh, n)) > 1:
+            print(f"  {key}: {n} row(s) do not divide by the mesh, each is computed {times} times")
+    iterators = {key: value.batches(shares[key]) for key, value in loaders.items()}
     graph, _ = state.abstract(model)
     tx = optimizer.make(stage.optimizer, stage.steps)
-    begin = state.start(params, stage.trainable, tx, c.seed)
-    shardings = state.TrainState(
-        sharding.replicated(mesh), sharding.parameters(begin.trainable, mesh),
-        sharding.parameters(begin.frozen, mesh), sharding.like_parameters(begin.optimizer, mesh),
-        sharding.replicated(mesh))
-    current = jax.device_put(begin, shardings)
+    current = state.placed(params, stage.trainable, tx, c.seed, mesh)
 
-    step_fn = recipe.make_step(graph, stage, donate_argnums=0, out_shardings=(shardings, None))
+    step_fn = recipe.make_step(graph, stage, donate_argnums=0,
+                               out_shardings=(state.shardings(current, mesh), None))
 
     checkpoints = Checkpointer(workdir / name, {
         "config": c.name, "stage": name, "tokenizer": tokenizer.fingerprint,
@@ -72,18 +76,22 @@ def train_stage(name: str, workdir: Path, config, tokenizer, params, preemption)
     step, since, seen, recent = start, time.monotonic(), {}, []
     while step < stage.steps:
         host = {key: next(it) for key, it in iterators.items()}
-        for batch in host.values():
-            for key, value in loader.count(batch).items():
-                seen[key] = seen.get(key, 0) + value
-        current, values = step_fn(current, sharding.put(host, mesh))
+        for key, batch in host.items():
+            # Rows that several hosts hold are counted in parts.
+            part = rows[key] / len(shares[key]) / jax.process_count()
+            for name, value in loader.count(batch).items():
+                seen[name] = seen.get(name, 0) + part * value
+        batches = {key: sharding.put(batch, mesh, rows[key]) for key, batch in host.items()}
+        with jax.set_mesh(mesh):
+            current, values = step_fn(current, batches)
         recent.append(values)
         step += 1
-        stop = preemption.requested or (_STOP_AFTER.value and step - start >= _STOP_AFTER.value)
+        stop = preemption.requested() or (_STOP_AFTER.value and step - start >= _STOP_AFTER.value)
         if step % c.log_every == 0 or step == stage.steps or stop:
             fetched = jax.device_get(recent)
             logged = {key: float(np.mean([v[key] for v in fetched])) for key in fetched[0]}
             check_finite(logged, step)
-            seconds = time.monotonic() - since
+            seconds, seen = time.monotonic() - since, distributed.total(seen)
             rates = {"dialogues/s": seen["trees"] / seconds,
                      "audio h/s": seen["frames"] / FRAMES_PER_SECOND / 3600 / seconds}
             metrics.write(step, logged | rates)
@@ -121,15 +129,18 @@ def main(argv):
     if _DRY_RUN.value:
         Console().print(counts(c))
         return
+    distributed.start()
     preemption = Preemption()
-    workdir.mkdir(parents=True, exist_ok=True)
-    keep(workdir / "config.json", c)
+    distributed.agree("config", c.to_json(), "give every host the same command and code")
+    if distributed.first():
+        keep(workdir / "config.json", c)
+    distributed.written(workdir / "config.json")
     tokenizer = tokenizer_of(c)
     model = model_config(c.model, tokenizer.size)
     _, shapes = state.abstract(model)
     count = sum(math.prod(x.shape) for x in shapes.values())
-    print(f"{c.name}: {count / 1e6:.2f} M parameters on {jax.device_count()} "
-          f"{jax.default_backend()} device(s), vocabulary {tokenizer.size}")
+    print(f"{c.name}: {count / 1e6:.2f} M parameters, vocabulary {tokenizer.size}; "
+          f"{jax.device_count()} {jax.default_backend()} device(s), {jax.process_count()} host(s)")
     mesh = sharding.make_mesh(**c.mesh)
     parameters = sharding.parameters(shapes, mesh)
     params = None

@@ -1,4 +1,4 @@
-"""Grain loaders: planned rows, mixed over sources, shuffled, split by host, stacked to batches."""
+"""Grain loaders: planned rows, mixed over sources, shuffled, shared by hosts, made batches."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -49,32 +49,48 @@ class _PackedRows(grain.transforms.RandomMap):
 class Loader:
     """An endless stream of batches of `rows` rows, and the plans behind it."""
 
-    dataset: grain.IterDataset
+    stream: grain.MapDataset
     plans: tuple[planning.Plan, ...]
     rows: int
+    threads: int
 
     @property
     def shape(self) -> RowShape:
         return self.plans[0].shape
 
+    @property
+    def fingerprint(self) -> int:
+        """The same where the same rows are planned."""
+        return hash(tuple((p.items, p.packings) for p in self.plans))
+
     def __iter__(self):
-        return iter(self.dataset)
+        return self.batches(range(self.rows))
+
+    def batches(self, share: Sequence[int]) -> grain.DatasetIterator:
+        """The batches, of each only the rows in `share`: what one of many hosts reads.
+
+        The k-th batch of all hosts together is the same rows in the same order however they share
+        them, and the state of the iterator is the number of batches taken.
+        """
+        if list(share) == list(range(self.rows)):
+            batches = self.stream.batch(self.rows, batch_fn=stack)
+        else:
+            of_row = [self.stream[row :: self.rows] for row in share]
+            whole = min(map(len, of_row))  # the last batch of all is not full
+            batches = grain.experimental.ZipMapDataset([s[:whole] for s in of_row]).map(stack)
+        options = grain.ReadOptions(num_threads=self.threads, prefetch_buffer_size=4)
+        return iter(batches.to_iter_dataset(options))
 
 
 def make(sources: Sequence[Source], builder: TreeBuilder, *, positions: int, rows: int,
          seed: int, block: int = 128, channels: int = 80, spec_augment: dict | None = None,
-         host: int = 0, hosts: int = 1, threads: int = 2) -> Loader:
-    """Plans the sources for one common row shape and returns the stream of batches.
-
-    The k-th batch of all hosts together is the same set of rows whatever the number of hosts.
-    """
+         threads: int = 2) -> Loader:
+    """Plans the sources for one common row shape and returns the stream of batches."""
     masks = any((spec_augment or {}).get(name, 1) for name in ("time_masks", "channel_masks"))
     if spec_augment and masks and builder.table not in ("speech", "words"):
         raise BadInput(f"there are no log-mel features to mask in what the encoder hears "
                        f"({builder.table})", field="spec_augment",
                        mend="set it to {}, or its masks to 0")
-    if rows % hosts:
-        raise ValueError(f"{rows} rows a batch cannot be shared by {hosts} hosts")
     measured = [planning.fitting(planning.measure(
         s.dialogues, _sizes_only(builder)), positions) for s in sources]
     everything = [i for items, _ in measured for i in items]
@@ -92,9 +108,7 @@ def make(sources: Sequence[Source], builder: TreeBuilder, *, positions: int, row
             _PackedRows(source.dialogues, plan, builder, spec_augment)))
     mixed = streams[0] if len(streams) == 1 else grain.MapDataset.mix(
         streams, weights=[s.weight for s in sources])
-    batches = mixed[host::hosts].batch(rows // hosts, batch_fn=stack)
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4)
-    return Loader(batches.to_iter_dataset(options), plans, rows)
+    return Loader(mixed, plans, rows, threads)
 
 
 def _sizes_only(builder: TreeBuilder) -> TreeBuilder:

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import jax
 from ml_collections import ConfigDict
 
 from speechdst import encode
@@ -34,8 +33,7 @@ def loaders(config: ConfigDict, stage: ConfigDict, tokenizer: Tokenizer, model: 
             sources, builder, positions=spec.positions, rows=spec.rows,
             seed=config.seed + 1000 * i, block=spec.block,
             channels=model.encoder.width if encoded else model.encoder.channels,
-            spec_augment=dict(spec.spec_augment),
-            host=jax.process_index(), hosts=jax.process_count())
+            spec_augment=dict(spec.spec_augment))
         for source, plan in zip(spec.sources, made[name].plans, strict=True):
             print(f"  {name} from {source['data']}/{source['split']}: {plan.summary()}")
     return made

@@ -8,11 +8,12 @@ import contextlib
 import json
 from pathlib import Path
 
-import grain
 import jax
 import orbax.checkpoint as ocp
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from speechdst import sharding
 from speechdst.config import model_config, tokenizer_of
 from speechdst.data.dialogue import BadInput
 from speechdst.data.tokenizer import Tokenizer
@@ -27,6 +28,8 @@ class Checkpointer:
         self.folder = folder.absolute()
         self.folder.mkdir(parents=True, exist_ok=True)
         self.fingerprint = fingerprint
+        # Asked once, before any host could have written them: all hosts save together or none.
+        self.frozen = (self.folder / "frozen").exists()
         self.manager = ocp.CheckpointManager(
             self.folder / "steps",
             options=ocp.CheckpointManagerOptions(
@@ -36,24 +39,26 @@ class Checkpointer:
         return self.manager.latest_step()
 
     def save(self, step: int, state: TrainState, iterators: dict, wait: bool = False) -> None:
-        """`iterators`: Grain iterators by batch name, saved with the parameters they have fed."""
+        """`iterators`: Grain iterators by batch name, saved with the parameters they have fed: a
+        small number each, the same on all hosts and for any number of them."""
         if step in self.manager.all_steps():
             return
-        if not (self.folder / "frozen").exists() and state.frozen:
+        if not self.frozen and state.frozen:
+            self.frozen = True
             with ocp.StandardCheckpointer() as saver:
                 saver.save(self.folder / "frozen", state.frozen)
         self.manager.save(step, args=ocp.args.Composite(
             params=ocp.args.StandardSave(state.trainable),
             rest=ocp.args.StandardSave(_rest(state)),
             meta=ocp.args.JsonSave(self.fingerprint),
-            **{f"data_{name}": grain.checkpoint.CheckpointSave(it)
-               for name, it in iterators.items()}))
+            data=ocp.args.JsonSave({name: it.get_state() for name, it in iterators.items()})))
         if wait:
             self.manager.wait_until_finished()
 
     def restore(self, template: TrainState, iterators: dict) -> TrainState:
-        """The latest checkpoint, in the shapes and shardings of `template`; the iterators move to
-        where they stood.
+        """The latest checkpoint, in the shapes and shardings of `template`, on whatever mesh it was
+        saved; the iterators move to where they stood. The template's arrays are deleted: two
+        states may not fit.
 
         Raises:
           BadInput: it belongs to another config, or a parameter is missing or misshapen.
@@ -62,12 +67,16 @@ class Checkpointer:
         found = self.manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))
         check_fingerprint(found["meta"], self.fingerprint, self.folder)
         fits(_shapes(self.folder / "steps" / str(step) / "params"), template.trainable, self.folder)
+        arrays, template = jax.tree.leaves(template), _abstract(template)
+        for x in arrays:
+            x.delete()
         with _explained(self.folder):
             restored = self.manager.restore(step, args=ocp.args.Composite(
-                params=ocp.args.StandardRestore(_abstract(template.trainable)),
-                rest=ocp.args.StandardRestore(_abstract(_rest(template))),
-                **{f"data_{name}": grain.checkpoint.CheckpointRestore(it)
-                   for name, it in iterators.items()}))
+                params=ocp.args.StandardRestore(template.trainable),
+                rest=ocp.args.StandardRestore(_rest(template)),
+                data=ocp.args.JsonRestore()))
+        for name, iterator in iterators.items():
+            iterator.set_state(restored["data"][name])
         if template.frozen:
             fits(_shapes(self.folder / "frozen"), template.frozen, self.folder)
         frozen = _restore(self.folder / "frozen", template.frozen)
@@ -97,16 +106,16 @@ def load_params(folder: Path, template: dict) -> dict:
     return restored
 
 
-def load_run(config: ConfigDict, workdir: Path, stage: str = ""
+def load_run(config: ConfigDict, workdir: Path, stage: str = "", mesh: Mesh | None = None
              ) -> tuple[Tokenizer, DialogueLMConfig, dict]:
-    """Tokenizer, model and parameters (on the first device) of a run after `stage`, or after the
-    last one of the config. Raises `BadInput` as `load_params` does."""
+    """Tokenizer, model and parameters (over the mesh, or on the first device) of a run after
+    `stage`, or after the last one of the config. Raises `BadInput` as `load_params` does."""
     tokenizer = tokenizer_of(config)
     model = model_config(config.model, tokenizer.size)
     stage, shapes = stage or config.order[-1], abstract(model)[1]
     dtypes = stored(shapes, config.stages[stage].trainable, model.dtype)
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    template = {p: jax.ShapeDtypeStruct(x.shape, dtypes[p], sharding=device)
+    where = sharding.parameters(shapes, mesh or sharding.make_mesh(devices=jax.devices()[:1]))
+    template = {p: jax.ShapeDtypeStruct(x.shape, dtypes[p], sharding=where[p])
                 for p, x in shapes.items()}
     return tokenizer, model, load_params(workdir / stage, template)
 

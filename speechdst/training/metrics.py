@@ -9,14 +9,19 @@ from pathlib import Path
 from rich.console import Console
 from tensorboardX import SummaryWriter
 
+from speechdst.distributed import first
 from speechdst.files import write_text
 
 
 class Metrics:
-    """Writes what a stage logs; rows of steps that a resumed run will repeat are dropped."""
+    """Writes what a stage logs, on the first host; rows of steps that a resumed run will repeat
+    are dropped."""
 
     def __init__(self, workdir: Path, stage: str, resume_step: int):
         self.path, self.stage = workdir / "metrics.jsonl", stage
+        self.board = None
+        if not first():
+            return
         if self.path.exists():
             rows = [json.loads(line) for line in self.path.read_text().splitlines() if line]
             kept = [r for r in rows if r["stage"] != stage or r["step"] <= resume_step]
@@ -25,13 +30,16 @@ class Metrics:
                                    purge_step=resume_step + 1)
 
     def write(self, step: int, values: dict[str, float]) -> None:
+        if self.board is None:
+            return
         with self.path.open("a") as f:
             f.write(json.dumps({"stage": self.stage, "step": step, **values}) + "\n")
         for name, value in values.items():
             self.board.add_scalar(name, value, step)
 
     def close(self) -> None:
-        self.board.close()
+        if self.board is not None:
+            self.board.close()
 
 
 class Progress:

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from speechdst import sharding
+
 Params = dict[str, jax.Array]
 
 
@@ -73,6 +75,26 @@ def stored(shapes: dict, trainable: Sequence[str], dtype: str) -> dict:
 
 
 def start(params: Params, trainable: Sequence[str], tx, seed: int) -> TrainState:
+    """The state before the first step; also of shapes, under `jax.eval_shape`."""
     train, frozen = split(params, trainable)
     return TrainState(jnp.zeros((), jnp.int32), train, frozen, tx.init(train),
                       jax.random.key_data(jax.random.key(seed)))
+
+
+def shardings(shapes: TrainState, mesh) -> TrainState:
+    """Where every array of a state lies, by the rules."""
+    whole = sharding.replicated(mesh)
+    return TrainState(whole, sharding.parameters(shapes.trainable, mesh),
+                      sharding.parameters(shapes.frozen, mesh),
+                      sharding.like_parameters(shapes.optimizer, mesh), whole)
+
+
+def placed(params: Params, trainable: Sequence[str], tx, seed: int, mesh) -> TrainState:
+    """`start` with every array made where it lies: no device ever holds a whole optimizer. The
+    parameters must lie there already; they are not copied."""
+    where = shardings(jax.eval_shape(lambda p: start(p, trainable, tx, seed), params), mesh)
+    train, frozen = split(params, trainable)
+    rest = jax.jit(lambda p: dataclasses.replace(start(p, trainable, tx, seed), trainable={},
+                                                 frozen={}),
+                   out_shardings=dataclasses.replace(where, trainable={}, frozen={}))(params)
+    return dataclasses.replace(rest, trainable=train, frozen=frozen)
