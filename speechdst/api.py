@@ -72,11 +72,12 @@ class DialogueTracker:
                 for i, t in enumerate(turns)]
 
 
-def load(folder: str | Path) -> DialogueTracker:
-    """The tracker that `python -m speechdst.export` wrote to `folder`."""
+def load(folder: str | Path, tensor: int = 1) -> DialogueTracker:
+    """The tracker that `python -m speechdst.export` wrote to `folder`, its heads and columns split
+    over `tensor` devices."""
     from speechdst.export import load as load_exported
 
-    return DialogueTracker(load_exported(folder))
+    return DialogueTracker(load_exported(folder, tensor))
 
 
 def _turn(index: int, turn: dict) -> Turn:

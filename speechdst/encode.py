@@ -18,6 +18,7 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
+from speechdst import sharding
 from speechdst.config import model_config, tokenizer_of
 from speechdst.data import encoded, speech
 from speechdst.data.contexts import FRAMES_PER_SECOND, Hearing
@@ -27,7 +28,7 @@ from speechdst.hf import towers
 from speechdst.models.dialogue_lm import ENCODERS, DialogueLMConfig
 from speechdst.training import state
 
-SECONDS = 120  # of speech in one call of the encoder
+SECONDS = 120  # of speech in one call of the encoder, for a device
 TOWER = "encoder/"
 
 
@@ -73,6 +74,8 @@ class SpeechEncoder:
         own = {p.removeprefix(TOWER): x.astype(dtype) for p, x in params.items()
                if p.startswith(TOWER)}
 
+        self.mesh = sharding.mesh_of(own)
+
         @jax.jit
         def run(params, x, lengths):
             tower = state.model_of(graph, params)
@@ -108,7 +111,7 @@ class SpeechEncoder:
         order = sorted(range(len(turns)), key=lambda i: -sizes[i])
         while order:
             size = _bucket(sizes[order[0]], second, self.config.most)
-            rows = max(1, SECONDS * second // size)
+            rows = max(1, SECONDS * second // size) * sharding.ways(self.mesh)
             chosen, order = order[:rows], order[rows:]
             channels = () if self.waveforms else (self.config.channels,)
             x = np.zeros((rows, size, *channels), np.float32)
@@ -116,7 +119,8 @@ class SpeechEncoder:
             for row, i in enumerate(chosen):
                 lengths[row] = sizes[i]
                 x[row, : sizes[i]] = self.heard(turns[i])
-            out = np.asarray(self.run(x, lengths))
+            with jax.set_mesh(self.mesh):
+                out = np.asarray(self.run(*sharding.put((x, lengths), self.mesh)))
             for row, i in enumerate(chosen):
                 yield i, out[row, : self.vectors(turns[i])]
 
@@ -141,9 +145,10 @@ def pretrained(config: ConfigDict) -> tuple[DialogueLMConfig, state.Params]:
         raise BadInput("there is no speech encoder", field="config.pretrained.encoder",
                        mend="name the folder of its checkpoint, or with --workdir a run")
     model = model_config(config.model, tokenizer_of(config).size)
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    template = {path: jax.ShapeDtypeStruct(x.shape, jnp.dtype(model.dtype), sharding=device)
-                for path, x in state.abstract(model)[1].items()}
+    shapes = state.abstract(model)[1]
+    where = sharding.parameters(shapes, sharding.make_mesh(**config.mesh))
+    template = {path: jax.ShapeDtypeStruct(x.shape, jnp.dtype(model.dtype), sharding=where[path])
+                for path, x in shapes.items()}
     return model, towers.load({"encoder": folder}, model, template)
 
 

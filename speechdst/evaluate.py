@@ -7,7 +7,7 @@ Prints joint goal accuracy with intervals beside two reference points: a tracker
 Writes WORKDIR/evaluation/DATA-SPLIT-{speech,text_oracle,empty}/{predictions,scores}.json;
 predictions are in the field scorer's format. Another prepared data set is evaluated with
 --config.evaluation.data=NAME --config.evaluation.split=SPLIT; dialogues without a state are left
-out and counted.
+out and counted. Decodes over the mesh of the config and, started as training is, on many hosts.
 """
 
 import dataclasses
@@ -20,6 +20,7 @@ from ml_collections import config_flags
 from rich.console import Console
 from rich.table import Table
 
+from speechdst import distributed, sharding
 from speechdst.command import run
 from speechdst.config import context_of
 from speechdst.data.dialogue import BadInput, Turn
@@ -46,6 +47,8 @@ def predictions(tracker: Tracker, dialogues) -> dict:
 
 
 def write(folder: Path, predicted: dict, scored: list[scores.Scores]) -> None:
+    if not distributed.first():
+        return
     write_text(folder / "predictions.json", json.dumps(predicted, indent=1) + "\n")
     write_text(folder / "scores.json", json.dumps([json.loads(s.to_json()) for s in scored]) + "\n")
 
@@ -65,7 +68,9 @@ def summary(rows: dict[str, scores.Scores]) -> Table:
 def main(argv):
     del argv
     c, workdir = _CONFIG.value, Path(_WORKDIR.value)
-    tokenizer, model, params = load_run(c, workdir, _STAGE.value)
+    distributed.start()
+    mesh = sharding.make_mesh(**c.mesh)
+    tokenizer, model, params = load_run(c, workdir, _STAGE.value, mesh)
     e = c.evaluation
     data = Prepared(Path(c.data_dir) / e.data)
     source = data.dialogues(e.split)
@@ -100,6 +105,7 @@ def main(argv):
     empty = jga.always_empty(gold)
     shown["always empty"] = jga.score(gold, empty)
     write(results / f"{e.data}-{e.split}-empty", empty, [shown["always empty"]])
+    distributed.written(results)
     console.print(summary(shown))
     print(f"predictions and scores: {results}")
 

@@ -18,6 +18,7 @@ from absl import flags
 from ml_collections import config_flags
 from safetensors.numpy import load_file, save_file
 
+from speechdst import sharding
 from speechdst.card import card
 from speechdst.command import run
 from speechdst.config import context_of, model_config
@@ -81,8 +82,8 @@ def save(folder: Path, params: dict, model: dict, tokenizer: Tokenizer, context:
     write_text(folder / CONFIG, json.dumps(config, indent=1) + "\n")
 
 
-def load(folder: str | Path) -> Tracker:
-    """The tracker of an exported folder.
+def load(folder: str | Path, tensor: int = 1) -> Tracker:
+    """The tracker of an exported folder, its heads and columns split over `tensor` devices.
 
     Raises:
       BadInput: a file is missing or of another format, the vocabulary does not match, or a tensor
@@ -100,10 +101,14 @@ def load(folder: str | Path) -> Tracker:
                        mend="put back the tokenizer.model or tokenizer.json of the export")
     model: DialogueLMConfig = model_config(config["model"], tokenizer.size)
     _, shapes = state.abstract(model)
-    as_computed = {p: jax.ShapeDtypeStruct(x.shape, model.dtype) for p, x in shapes.items()}
+    where = sharding.parameters(shapes, sharding.make_mesh(
+        tensor=tensor, devices=jax.devices()[:tensor]))
+    as_computed = {p: jax.ShapeDtypeStruct(x.shape, model.dtype, sharding=where[p])
+                   for p, x in shapes.items()}
     params = towers.load({t: str(folder / t) for t in config["towers"]}, model, as_computed)
     if config["adapter"]:
-        own = {p.removeprefix("decoder/"): shapes[p] for p in shapes if hf_lora.is_lora(p)}
+        own = {p.removeprefix("decoder/"): jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where[p])
+               for p, x in shapes.items() if hf_lora.is_lora(p)}
         lora = model.decoder.transformer
         adapter = hf_lora.load(folder / "adapter", own, decoders.table(model.decoder),
                                lora.lora_rank, lora.lora_alpha)
@@ -114,7 +119,7 @@ def load(folder: str | Path) -> Tracker:
     rest = load_file(weights)
     fits({p: v.shape for p, v in rest.items()},
          {p: x for p, x in shapes.items() if p not in params}, weights, mend="export the run again")
-    return Tracker(params | jax.device_put(rest), model, tokenizer,
+    return Tracker(params | jax.device_put(rest, {p: where[p] for p in rest}), model, tokenizer,
                    context_of(config["context"]), **config["decoding"])
 
 

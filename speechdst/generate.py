@@ -35,7 +35,7 @@ def main(argv):
                          if "audio" in t else {}) for t in dialogue]
     else:
         dialogue = _AUDIO.value
-    for turn in load(_MODEL.value)(dialogue):
+    for turn in load(_MODEL.value, _TENSOR.value)(dialogue):
         if _JSON.value:
             print(json.dumps(dataclasses.asdict(turn)))
             continue
@@ -50,5 +50,6 @@ if __name__ == "__main__":
     _MODEL = flags.DEFINE_string("model", None, "The exported folder.", required=True)
     _AUDIO = flags.DEFINE_string("audio", "", "The recording.")
     _TURNS = flags.DEFINE_string("turns", "", "A JSON file with a list of turns.")
+    _TENSOR = flags.DEFINE_integer("tensor", 1, "Devices to split the model over.", lower_bound=1)
     _JSON = flags.DEFINE_bool("json", False, "Print JSON lines.")
     run(main)

@@ -95,11 +95,12 @@ def encode_features(
 
     Raises `BadInput` for anything that cannot be used.
     """
-    from speechdst import encode  # here: preparation itself is free of JAX
+    from speechdst import encode, sharding  # here: preparation itself is free of JAX
     from speechdst.training.checkpoint import load_run
 
     if workdir:
-        _, model, params = load_run(config, Path(workdir), stage)
+        mesh = sharding.make_mesh(**config.mesh)
+        _, model, params = load_run(config, Path(workdir), stage, mesh)
     else:
         model, params = encode.pretrained(config)
     for name in _named(config, only):

@@ -84,6 +84,14 @@ def across_slices(shape: tuple[int, int, int], slices: int, devices) -> np.ndarr
         within, between, devices, allow_split_physical_axes=True)
 
 
+def mesh_of(params: dict) -> Mesh:
+    """The mesh that these parameters lie on."""
+    where = next(iter(params.values())).sharding
+    if isinstance(where, NamedSharding):
+        return where.mesh
+    return make_mesh(devices=sorted(where.device_set, key=lambda d: d.id))
+
+
 def _fitted(axes: tuple, shape: tuple[int, ...], mesh) -> P:
     """`axes` by dimension, without those that do not divide it; of several the first that do."""
 
@@ -130,10 +138,14 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
 
+def ways(mesh: Mesh) -> int:
+    """How many parts a batch is split into, if they divide its rows."""
+    return math.prod(mesh.shape[a] for a in ROWS)
+
+
 def repeats(mesh: Mesh, count: int) -> int:
     """How many times each of `count` rows is computed, since an axis does not divide them."""
-    return math.prod(mesh.shape[a] for a in ROWS) * rows(mesh, count).shard_shape((count,))[0] // (
-        count)
+    return ways(mesh) * rows(mesh, count).shard_shape((count,))[0] // count
 
 
 def share(mesh: Mesh, count: int) -> list[int]:
@@ -143,11 +155,11 @@ def share(mesh: Mesh, count: int) -> list[int]:
 
 
 def put(batch, mesh: Mesh, count: int | None = None):
-    """This host's rows of a batch (numpy) as global arrays of `count` rows (None: of its own)."""
+    """A batch (numpy) over the mesh: of `count` rows this host's `share`, None: the whole batch."""
 
     def one(x):
         total = len(x) if count is None else count
-        own = share(mesh, total)
+        own = range(total) if count is None else share(mesh, total)
         return jax.make_array_from_callback(
             (total, *x.shape[1:]), rows(mesh, total),
             lambda at: x[np.searchsorted(own, np.arange(total)[at[0]])])

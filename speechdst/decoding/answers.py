@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 import jax
 import numpy as np
 
+from speechdst import sharding
 from speechdst.data.batch import stack
 from speechdst.data.plan import FRAME
 from speechdst.data.tokenizer import Tokenizer
@@ -20,10 +21,12 @@ def answers(prompts: Sequence[DialogueTree], params: state.Params, config: Dialo
     """Yields (prompt index, answer text of every branch), longest prompts first.
 
     `prompts`: trees whose branches are one token, as `contexts.TreeBuilder.prompt` makes them;
-    `rows` of them are decoded together. Their shapes come from a small closed set.
+    `rows` of them are decoded together, over the devices that hold the parameters. Their shapes
+    come from a small closed set. Of many hosts each makes the whole batch and gets all answers.
     """
     order = sorted(range(len(prompts)), key=lambda i: -length(prompts[i]))
     graph, _ = state.abstract(config)
+    mesh = sharding.mesh_of(params)
     for at in range(0, len(order), rows):
         chosen = order[at : at + rows]
         trees = [prompts[i] for i in chosen]
@@ -35,8 +38,9 @@ def answers(prompts: Sequence[DialogueTree], params: state.Params, config: Dialo
         for row, tree in enumerate(trees):
             at_branch = np.unique(layout(tree).branch_start[layout(tree).branch >= 0])
             starts[row, : len(at_branch)] = at_branch
-        tokens, _ = decode(params, jax.device_put(batch), starts, graph=graph, beam=beam,
-                           max_new=max_new, eos=tokenizer.eos)
+        with jax.set_mesh(mesh):
+            tokens, _ = decode(params, *sharding.put((batch, starts), mesh), graph=graph,
+                               beam=beam, max_new=max_new, eos=tokenizer.eos)
         tokens = np.asarray(tokens)
         for row, i in enumerate(chosen):
             yield i, [tokenizer.decode(t[: np.argmax(np.append(t, tokenizer.eos)
