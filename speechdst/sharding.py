@@ -93,14 +93,15 @@ def mesh_of(params: dict) -> Mesh:
 
 
 def _fitted(axes: tuple, shape: tuple[int, ...], mesh) -> P:
-    """`axes` by dimension, without those that do not divide it; of several the first that do."""
+    """`axes` by dimension, without those that do not divide it (of several the first that do)
+    and those of one device."""
 
     def one(names, size):
         kept: tuple[str, ...] = ()
         for name in (names,) if isinstance(names, str) else names or ():
             if size % math.prod(mesh.shape[n] for n in (*kept, name)):
                 break
-            kept += (name,)
+            kept += (name,) if mesh.shape[name] > 1 else ()
         return kept if len(kept) > 1 else kept[0] if kept else None
 
     return P(*(one(names, size) for names, size in zip(axes, shape, strict=False)))

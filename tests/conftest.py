@@ -1,4 +1,4 @@
-"""What every test shares: CPU only, exact float32 products, four virtual devices for meshes."""
+"""What every test shares: CPU only, exact float32 products, eight virtual devices for meshes."""
 
 import os
 
@@ -7,5 +7,5 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax
 
 # Tests of one device place nothing on the others, so that they cost nothing.
-jax.config.update("jax_num_cpu_devices", 4)
+jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_default_matmul_precision", "float32")

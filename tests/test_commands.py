@@ -24,21 +24,21 @@ SMALL = ("--config.prepare.simulated.splits.train.dialogues=8",
 
 def command(name, *arguments, folder: Path, config=True, check=True):
     """Runs `python -m speechdst.<name>`; what one compiles, the next finds in the cache."""
-    result = subprocess.run(_line(name, arguments, folder, config), cwd=ROOT, text=True,
-                            env=_environment(folder), capture_output=True, timeout=200)
+    result = subprocess.run(line(name, arguments, folder, config), cwd=ROOT, text=True,
+                            env=environment(folder), capture_output=True, timeout=200)
     if check:
         assert result.returncode == 0, result.stdout + result.stderr
     return result
 
 
-def _line(name, arguments, folder, config):
-    line = [sys.executable, "-m", f"speechdst.{name}"]
+def line(name, arguments, folder, config=True):
+    words = [sys.executable, "-m", f"speechdst.{name}"]
     if config:
-        line += [f"--config={CONFIG}", f"--config.data_dir={folder}/data"]
-    return [*line, *arguments]
+        words += [f"--config={CONFIG}", f"--config.data_dir={folder}/data"]
+    return [*words, *arguments]
 
 
-def _environment(folder):
+def environment(folder):
     # Programs that are compiled with less care run as well, and are there in half the time.
     quick = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     return os.environ | {"JAX_PLATFORMS": "cpu", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -57,12 +57,17 @@ def folder(tmp_path_factory):
 
 def parameters(stage: Path) -> dict:
     """The arrays of a stage's latest checkpoint, as stored."""
+    import jax
     import orbax.checkpoint as ocp
 
     step = max((p for p in (stage / "steps").iterdir() if p.name.isdigit()),
                key=lambda p: int(p.name))
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     with ocp.StandardCheckpointer() as reader:
-        return {k: np.asarray(v) for k, v in reader.restore((step / "params").absolute()).items()}
+        at = (step / "params").absolute()
+        shapes = {k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=here)
+                  for k, v in reader.metadata(at).item_metadata.tree.items()}
+        return {k: np.asarray(v) for k, v in reader.restore(at, shapes).items()}
 
 
 def same(a: dict, b: dict) -> bool:
@@ -82,11 +87,11 @@ def test_killed_at_any_moment_the_run_ends_bitwise_the_same(folder):
     killed = 0
     for _ in range(3):
         process = subprocess.Popen(
-            _line("train", (*STAGE, f"--workdir={folder}/killed"), folder, True), cwd=ROOT,
-            env=_environment(folder), stdout=subprocess.PIPE, text=True)
+            line("train", (*STAGE, f"--workdir={folder}/killed"), folder, True), cwd=ROOT,
+            env=environment(folder), stdout=subprocess.PIPE, text=True)
         # From the first step on: before it there is nothing to lose.
-        for line in process.stdout:
-            if re.match(r"joint \d+/", line):
+        for printed in process.stdout:
+            if re.match(r"joint \d+/", printed):
                 break
         time.sleep(moments.uniform(0, 0.8))
         killed += process.poll() is None
@@ -102,10 +107,10 @@ def test_killed_at_any_moment_the_run_ends_bitwise_the_same(folder):
 
 def test_sigterm_saves_and_leaves_cleanly(folder):
     process = subprocess.Popen(
-        _line("train", (*STAGE, f"--workdir={folder}/term"), folder, True), cwd=ROOT,
-        env=_environment(folder), stdout=subprocess.PIPE, text=True)
-    for line in process.stdout:
-        if re.match(r"joint \d+/", line):
+        line("train", (*STAGE, f"--workdir={folder}/term"), folder, True), cwd=ROOT,
+        env=environment(folder), stdout=subprocess.PIPE, text=True)
+    for printed in process.stdout:
+        if re.match(r"joint \d+/", printed):
             break
     process.send_signal(signal.SIGTERM)
     rest = process.stdout.read()

@@ -158,7 +158,7 @@ def test_an_encoder_that_differs_in_a_weight_is_another(prepared):
         config, encoder=dataclasses.replace(config.encoder, **changes))
     assert encode.fingerprint(leaky(normalize=False), params) != name
     assert encode.fingerprint(leaky(remat=True), params) == name
-    mesh = sharding.make_mesh(data=1, fsdp=4)
+    mesh = sharding.make_mesh(data=1, fsdp=4, devices=jax.devices()[:4])
     spread = jax.device_put(kernel, NamedSharding(mesh, P(None, "fsdp", None)))
     assert other("encoder/blocks/q/kernel", spread) == name
     changed = params | {"encoder/relative_bias": params["encoder/relative_bias"] + 1}

@@ -1,0 +1,152 @@
+"""Real processes as many hosts: one run, whatever their number, and a clean end on all."""
+
+import json
+import re
+import shutil
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import test_commands
+from absl.testing import flagsaver
+
+from speechdst import distributed
+from speechdst.data.dialogue import BadInput
+
+ROOT = Path(__file__).parents[1]
+# One stage over speech with random masks and a frozen decoder, saved at every step.
+STAGE = ("--config.order=('asr',)", "--config.stages.asr.steps=6",
+         "--config.stages.asr.batches.speech.rows=4", "--config.mesh.fsdp=2",
+         "--config.mesh.tensor=2")
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        return s.getsockname()[1]
+
+
+def launch(folder, workdir, processes: int) -> list[subprocess.Popen]:
+    """`train` as `processes` processes with four devices together."""
+    environment = test_commands.environment(folder)
+    environment["XLA_FLAGS"] += f" --xla_force_host_platform_device_count={4 // processes}"
+    line = test_commands.line("train", (*STAGE, f"--workdir={workdir}"), folder)
+    port = free_port()
+    many = lambda i: (f"--coordinator_address=localhost:{port}", f"--num_processes={processes}",
+                      f"--process_id={i}") if processes > 1 else ()
+    return [subprocess.Popen([*line, *many(i)], cwd=ROOT, env=environment, text=True,
+                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            for i in range(processes)]
+
+
+def until(process, step: int) -> None:
+    """Reads what the process prints until it has done this many steps."""
+    for line in process.stdout:
+        if (found := re.match(r"asr (\d+)/", line)) and int(found[1]) >= step:
+            return
+    pytest.fail(f"step {step} was never reached: {process.stderr.read()[-2000:]}")
+
+
+def ended(processes) -> list[str]:
+    """What the processes printed, all of them having left cleanly."""
+    out = [p.communicate(timeout=300) for p in processes]
+    assert [p.returncode for p in processes] == [0] * len(processes), out
+    return [printed for printed, _ in out]
+
+
+def losses(workdir) -> list[float]:
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in rows] == list(range(1, len(rows) + 1))
+    return [r["loss"] for r in rows]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Prepared data, and a run on two processes that nothing broke."""
+    folder = tmp_path_factory.mktemp("distributed")
+    test_commands.command("prepare", *test_commands.SMALL, "--processes=1", folder=folder)
+    printed = ended(launch(folder, folder / "whole", 2))
+    assert "4 cpu device(s), 2 host(s)" in printed[0] and "asr 6/6" in printed[0]
+    assert "asr" not in printed[1], "only the first process reports"
+    return folder
+
+
+def test_two_processes_then_one_then_two_are_one_run(folder):
+    """Preempted on two processes, killed on one, finished on two: as if nothing had happened."""
+    whole, broken = folder / "whole", folder / "broken"
+    pair = launch(folder, broken, 2)
+    until(pair[0], 1)
+    pair[1].send_signal(signal.SIGTERM)  # the one that does not write
+    stopped = int(re.search(r"stopped at step (\d+)", ended(pair)[0])[1])
+    assert stopped < 6, "the run was over before it was stopped: make it longer"
+    saved = broken / f"asr/steps/{stopped}"
+    # The data position is one small number, kept once.
+    assert json.loads((saved / "data/metadata").read_text()) == {"speech": {"next_index": stopped}}
+
+    (alone,) = launch(folder, broken, 1)
+    until(alone, stopped + 1)
+    alone.kill()
+    alone.communicate()
+    ended(launch(folder, broken, 2))
+
+    expected, found = losses(whole), losses(broken)
+    gaps = np.abs(np.diff(expected))
+    assert gaps.min() > 1e-3, "batches that cannot be told apart show no order"
+    # Bitwise where the devices were shared by the same processes; else sums differ in last bits.
+    assert found[:stopped] == expected[:stopped]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    a, b = (test_commands.parameters(run / "asr") for run in (whole, broken))
+    assert a.keys() == b.keys()
+    for path, value in a.items():
+        # Key biases have no gradient in exact arithmetic: Adam makes steps of the rounding.
+        if not path.endswith("/k/bias"):
+            np.testing.assert_allclose(b[path], value, rtol=1e-6, atol=1e-6, err_msg=path)
+
+
+def test_two_processes_resume_bitwise(folder):
+    """The last step of a run, taken again from the checkpoint before it."""
+    again = folder / "again"
+    shutil.copytree(folder / "whole", again)
+    shutil.rmtree(again / "asr/steps/6")
+    ended(launch(folder, again, 2))
+    assert losses(again) == losses(folder / "whole")
+    assert test_commands.same(*(test_commands.parameters(run / "asr")
+                                for run in (again, folder / "whole")))
+
+
+def test_a_coordinator_that_is_not_there_is_explained(tmp_path):
+    given = (f"--coordinator_address=localhost:{free_port()}", "--num_processes=2",
+             "--process_id=1", "--start_timeout=1", f"--workdir={tmp_path}")
+    result = test_commands.command("train", *given, folder=tmp_path, check=False)
+    assert result.returncode == 2
+    assert "within 1 s" in result.stderr and "open in the firewall" in result.stderr
+
+
+@pytest.mark.parametrize(("given", "expected"), [
+    (dict(coordinator_address="host", num_processes=2, process_id=0), "'host'"),
+    (dict(coordinator_address="host:80", num_processes=2), "--process_id None"),
+    (dict(coordinator_address="host:80", num_processes=2, process_id=2), "--process_id 2"),
+    (dict(num_processes=2, process_id=0), "say nothing without a coordinator")], ids=str)
+def test_a_start_that_cannot_be_is_refused(given, expected):
+    none = dict(coordinator_address="", num_processes=None, process_id=None)
+    with flagsaver.flagsaver(**none | given), pytest.raises(BadInput, match=expected):
+        distributed.start()
+
+
+@pytest.mark.parametrize(("tasks", "gpus", "expected"), [
+    ("1(x2)", "8", list(range(8))), ("1", "4", [0, 1, 2, 3]), ("8(x2)", "8", None),
+    ("1(x2)", "", None), ("1,2", "8", None)])
+def test_one_slurm_task_takes_all_gpus_of_its_node(tasks, gpus, expected, monkeypatch):
+    monkeypatch.setenv("SLURM_STEP_TASKS_PER_NODE", tasks)
+    monkeypatch.setenv("SLURM_GPUS_ON_NODE", gpus)
+    assert distributed._slurm_devices() == expected
+
+
+def test_one_process_asks_no_one(tmp_path):
+    assert distributed.first()
+    assert distributed.total({"trees": 3, "frames": 2.5}) == {"trees": 3, "frames": 2.5}
+    distributed.agree("config", "a", "")
+    distributed.written(tmp_path / "nothing")
