@@ -6,6 +6,7 @@ parameters, batch and a few activations are annotated, XLA propagates the rest. 
 does not divide stays whole along it.
 """
 
+import functools
 import math
 import re
 from collections.abc import Callable
@@ -149,10 +150,11 @@ def repeats(mesh: Mesh, count: int) -> int:
     return ways(mesh) * rows(mesh, count).shard_shape((count,))[0] // count
 
 
-def share(mesh: Mesh, count: int) -> list[int]:
+@functools.cache
+def share(mesh: Mesh, count: int) -> tuple[int, ...]:
     """Which of `count` rows of a batch the devices of this host hold."""
     places = rows(mesh, count).addressable_devices_indices_map((count,)).values()
-    return sorted({row for (where,) in places for row in range(count)[where]})
+    return tuple(sorted({row for (where,) in places for row in range(count)[where]}))
 
 
 def put(batch, mesh: Mesh, count: int | None = None):

@@ -79,8 +79,8 @@ def train_stage(name: str, workdir: Path, config, tokenizer, params, preemption)
         for key, batch in host.items():
             # Rows that several hosts hold are counted in parts.
             part = rows[key] / len(shares[key]) / jax.process_count()
-            for name, value in loader.count(batch).items():
-                seen[name] = seen.get(name, 0) + part * value
+            for what, value in loader.count(batch).items():
+                seen[what] = seen.get(what, 0) + part * value
         batches = {key: sharding.put(batch, mesh, rows[key]) for key, batch in host.items()}
         with jax.set_mesh(mesh):
             current, values = step_fn(current, batches)

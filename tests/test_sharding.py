@@ -26,6 +26,7 @@ from speechdst.decoding.decode import prefill
 from speechdst.decoding.track import Tracker
 from speechdst.objectives.cross_entropy import cross_entropy
 from speechdst.training import state
+from speechdst.training.checkpoint import Checkpointer
 
 ROWS = 8
 ALL = [s for n in (2, 4, 8) for s in itertools.product((1, 2, 4, 8), repeat=3)
@@ -137,7 +138,7 @@ def test_rows_are_split_over_data_and_fsdp_as_far_as_they_go():
         put = sharding.put(np.arange(count), mesh)
         assert put.addressable_shards[0].data.size == count // parts
         assert sharding.repeats(mesh, count) == 8 // parts
-        assert sharding.share(mesh, count) == list(range(count))
+        assert sharding.share(mesh, count) == tuple(range(count))
 
 
 def test_a_mesh_must_use_all_devices():
@@ -208,6 +209,25 @@ def test_answers_and_cache_over_a_mesh():
             where = NamedSharding(mesh, P(None, "fsdp", None, "tensor", None))
             assert x.sharding.is_equivalent_to(where, x.ndim)
             assert x.addressable_shards[0].data.size == x.size // 4
+
+
+def test_a_checkpoint_comes_back_on_any_mesh(tmp_path):
+    """Saved on eight devices, restored on four otherwise arranged and on one, to the last bit."""
+    saved, _ = stepped("joint_dst", (2, 2, 2))
+    recipe = tiny_recipes.recipe("joint_dst", ROWS)
+    checkpoints = Checkpointer(tmp_path, {"config": "tiny"})
+    checkpoints.save(1, saved, {}, wait=True)
+    for shape in ((1, 4, 1), (1, 1, 1)):
+        mesh = mesh_of(*shape)
+        params = jax.device_put(jax.tree.map(np.asarray, recipe.params),
+                                sharding.parameters(recipe.params, mesh))
+        template = state.placed(params, recipe.stage.trainable, recipe.tx, 9, mesh)
+        where = state.shardings(template, mesh)
+        found = checkpoints.restore(template, {})
+        jax.tree.map(np.testing.assert_array_equal, found, saved)
+        for x, expected in zip(jax.tree.leaves(found), jax.tree.leaves(where), strict=True):
+            assert x.sharding.is_equivalent_to(expected, x.ndim)
+    checkpoints.close()
 
 
 def test_without_a_mesh_nothing_is_constrained():

@@ -17,7 +17,7 @@ def cross_entropy(hidden, head, targets, weights, chunk: int = 128, cap: float =
     Returns: {"loss": (sum in nats, weight), "accuracy": (sum, weight)}, float32.
     """
     each = functools.partial(_of_rows, chunk=min(chunk, hidden.shape[1]), cap=cap)
-    loss, right = by_rows(each, (hidden, targets, weights), head.astype(hidden.dtype))
+    loss, right = by_rows(each, (hidden, targets, weights), head)
     return {"loss": (loss.sum(), weights.sum()), "accuracy": (right.sum(), weights.sum())}
 
 
@@ -36,7 +36,9 @@ def _of_rows(rows, head, chunk: int, cap: float):
 
     @jax.checkpoint
     def present(h, y, w):
-        logits = jnp.einsum("rcd,dv->rcv", h, head, preferred_element_type=jnp.float32)
+        # Cast here, so that the chunks' gradients are summed in the head's own dtype.
+        logits = jnp.einsum("rcd,dv->rcv", h, head.astype(h.dtype),
+                            preferred_element_type=jnp.float32)
         if cap:
             logits = cap * jnp.tanh(logits / cap)
         picked = jnp.take_along_axis(logits, y[..., None], -1)[..., 0]
