@@ -1,48 +1,108 @@
 """The mesh and the rules: the only file that names mesh axes.
 
-Axes: `data` (batch rows), `fsdp` (batch rows, and parameters split over it), `tensor` (heads and
-MLP columns). Automatic axis types: parameters and batch are annotated, XLA propagates the rest.
+Axes: `data` (batch rows; it alone crosses slices, as long as it can), `fsdp` (batch rows, and
+parameters split over it), `tensor` (heads, MLP columns and the vocabulary). Automatic axis types:
+parameters, batch and a few activations are annotated, XLA propagates the rest. Whatever an axis
+does not divide stays whole along it.
 """
 
+import math
 import re
+from collections.abc import Callable
 
 import jax
+import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-AXES = ("data", "fsdp", "tensor")
+from speechdst.data.dialogue import BadInput
 
-# First match wins; the specs are those of one layer, stacked layers get a leading None.
+AXES = ("data", "fsdp", "tensor")
+ROWS = ("data", "fsdp")
+
+# Parameters: first match wins; the specs are those of one layer, stacked layers get a leading None.
+# A kernel is split the same way with and without its LoRA, so that both products agree.
 RULES = (
-    (r"(^|/)(q|k|v|gate|up)/kernel$", ("fsdp", "tensor")),
+    (r"(^|/)(q|k|v|gate|up|lm_head|ctc_head)/kernel$", ("fsdp", "tensor")),
     (r"(^|/)(o|down)/kernel$", ("tensor", "fsdp")),
+    (r"(^|/)(q|k|v|gate|up)/lora_a$", ("fsdp", None)),
     (r"(^|/)(q|k|v|gate|up)/lora_b$", (None, "tensor")),
     (r"(^|/)(o|down)/lora_a$", ("tensor", None)),
+    (r"(^|/)(o|down)/lora_b$", (None, "fsdp")),
     (r"(^|/)embedding$", ("tensor", "fsdp")),
-    (r"(^|/)(lm_head|out|project|ctc_head)/kernel$", ("fsdp", None)),
+    (r"(^|/)(out|project)/kernel$", ("fsdp", None)),
     (r"(^|/)(conv\w*/(\d+/)?kernel|position_conv/direction)$", (None, None, "fsdp")),
     (r"", ()),
 )
 
+# Activations, where propagation needs help; models name the kind and know nothing of axes.
+ACTIVATIONS = {
+    "stream": (ROWS, None, None),  # [rows, positions, width]
+    "columns": (ROWS, None, "tensor"),  # [rows, positions, columns of a projection]
+    "heads": (ROWS, None, "tensor", None),  # [rows, positions, heads, head width]
+    "cache": (None, ROWS, None, "tensor", None),  # [layers, rows, positions, heads, head width]
+    "own cache": (None, ROWS, None, None, "tensor", None),  # the same by branch of a row
+    "table": ("tensor", None),  # an embedding [vocabulary, width] while it is read
+    "whole": (),  # what every host fetches
+}
+
 
 def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None) -> Mesh:
-    """A mesh over all devices; `data` -1 takes what the other axes leave."""
+    """A mesh over all devices; `data` -1 takes what the other axes leave.
+
+    Devices of several slices (TPUs behind different networks) are arranged so that `data` crosses
+    the slices, then `fsdp`, never `tensor`.
+
+    Raises:
+      BadInput: the axes do not multiply to the number of devices, or cannot cross the slices.
+    """
     devices = jax.devices() if devices is None else devices
     if data == -1:
         data = len(devices) // (fsdp * tensor)
     if data * fsdp * tensor != len(devices):
-        raise ValueError(f"mesh data={data} fsdp={fsdp} tensor={tensor} needs "
-                         f"{data * fsdp * tensor} devices, there are {len(devices)}")
-    return jax.make_mesh((data, fsdp, tensor), AXES, axis_types=(AxisType.Auto,) * 3,
-                         devices=devices)
+        raise BadInput(f"mesh data={data} fsdp={fsdp} tensor={tensor} needs "
+                       f"{data * fsdp * tensor} devices, there are {len(devices)}", field="mesh",
+                       mend="with data=-1 it takes what the other axes leave")
+    shape, types = (data, fsdp, tensor), (AxisType.Auto,) * 3
+    slices = len({getattr(d, "slice_index", 0) for d in devices})
+    if slices == 1:
+        return jax.make_mesh(shape, AXES, axis_types=types, devices=devices)
+    return Mesh(across_slices(shape, slices, devices), AXES, axis_types=types)
+
+
+def across_slices(shape: tuple[int, int, int], slices: int, devices) -> np.ndarray:
+    """The devices of several slices in `shape`, see `make_mesh`."""
+    data, fsdp, tensor = shape
+    outer = math.gcd(data, slices)
+    if fsdp % (slices // outer):
+        raise BadInput(f"data={data} and fsdp={fsdp} cannot be shared by {slices} slices",
+                       field="mesh", mend="make data a multiple of the number of slices")
+    between = (outer, slices // outer, 1)
+    within = (data // outer, fsdp // between[1], tensor)
+    return mesh_utils.create_hybrid_device_mesh(
+        within, between, devices, allow_split_physical_axes=True)
+
+
+def _fitted(axes: tuple, shape: tuple[int, ...], mesh) -> P:
+    """`axes` by dimension, without those that do not divide it; of several the first that do."""
+
+    def one(names, size):
+        kept: tuple[str, ...] = ()
+        for name in (names,) if isinstance(names, str) else names or ():
+            if size % math.prod(mesh.shape[n] for n in (*kept, name)):
+                break
+            kept += (name,)
+        return kept if len(kept) > 1 else kept[0] if kept else None
+
+    return P(*(one(names, size) for names, size in zip(axes, shape, strict=False)))
 
 
 def spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
-    """The partition of a parameter by its path; an axis that does not divide it is dropped."""
+    """The partition of a parameter by its path."""
     axes = next(axes for pattern, axes in RULES if re.search(pattern, path))
     axes = (None,) * (len(shape) - len(axes)) + axes if len(shape) >= len(axes) else ()
-    return P(*(a if a is None or size % mesh.shape[a] == 0 else None
-               for a, size in zip(axes, shape, strict=False)))
+    return _fitted(axes, shape, mesh)
 
 
 def parameters(shapes: dict, mesh: Mesh) -> dict:
@@ -61,18 +121,60 @@ def like_parameters(tree, mesh: Mesh):
     return jax.tree_util.tree_map_with_path(one, tree)
 
 
-def rows(mesh: Mesh) -> NamedSharding:
-    """Batch arrays: their leading axis over `data` and `fsdp`."""
-    return NamedSharding(mesh, P(("data", "fsdp")))
+def rows(mesh: Mesh, count: int) -> NamedSharding:
+    """Batch arrays of `count` rows: their leading axis over `data` and `fsdp`."""
+    return NamedSharding(mesh, _fitted((ROWS,), (count,), mesh))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
 
-def put(batch, mesh: Mesh):
-    """This host's rows of a batch as global arrays."""
-    sharding = rows(mesh)
-    if jax.process_count() == 1:
-        return jax.device_put(batch, sharding)
-    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+def share(mesh: Mesh, count: int) -> list[int]:
+    """Which of `count` rows of a batch the devices of this host hold."""
+    places = rows(mesh, count).addressable_devices_indices_map((count,)).values()
+    return sorted({row for (where,) in places for row in range(count)[where]})
+
+
+def put(batch, mesh: Mesh, count: int | None = None):
+    """This host's rows of a batch (numpy) as global arrays of `count` rows (None: of its own)."""
+
+    def one(x):
+        total = len(x) if count is None else count
+        own = share(mesh, total)
+        return jax.make_array_from_callback(
+            (total, *x.shape[1:]), rows(mesh, total),
+            lambda at: x[np.searchsorted(own, np.arange(total)[at[0]])])
+
+    if jax.process_count() == 1:  # all rows are its own: one transfer for the whole batch
+        return jax.device_put(batch, jax.tree.map(lambda x: rows(mesh, len(x)), batch))
+    return jax.tree.map(one, batch)
+
+
+def constrain(x, kind: str):
+    """x laid out as this kind of activation lies on the mesh of `jax.set_mesh`; without one, x."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return x
+    return jax.lax.with_sharding_constraint(
+        x, NamedSharding(mesh, _fitted(ACTIVATIONS[kind], x.shape, mesh)))
+
+
+def by_rows(function: Callable, rows, whole):
+    """`function(rows, whole)`, computed by every device for its own rows without a word to others.
+
+    Loops over chunks that depend on the data would otherwise wait for all devices in every turn.
+
+    Args:
+      function: its results have the rows' leading axis and no row depends on another.
+      rows: pytree of arrays with the same leading axis; whole: pytree of what all rows need.
+    """
+    mesh, count = jax.sharding.get_abstract_mesh(), len(jax.tree.leaves(rows)[0])
+    if mesh.empty or mesh.size == 1:
+        return function(rows, whole)
+    split = _fitted((ROWS,), (count,), mesh)
+    if split[0] is None:
+        return function(rows, whole)
+    names = {split[0]} if isinstance(split[0], str) else set(split[0])
+    return jax.shard_map(function, in_specs=(split, P()), out_specs=split, axis_names=names,
+                         check_vma=False)(rows, whole)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from speechdst.models import attention
 from speechdst.models.attention import NEGATIVE
+from speechdst.sharding import constrain
 from speechdst.training.state import model_of
 
 
@@ -19,7 +20,8 @@ def prefill(model, batch):
     """(final hidden [R, T, width], (k, v) each [layers, R, T, K, D])."""
     attend = lambda q, k, v, cache, **rules: (
         attention.attend(q, k, v, batch, **rules), (k, v))
-    return model.decoder(model.embed(batch), batch.positions, attend)
+    hidden, cache = model.decoder(model.embed(batch), batch.positions, attend)
+    return hidden, tuple(constrain(x, "cache") for x in cache)
 
 
 def _attend_cached(q, k, v, cache, *, sees, distance, step, scale=None, cap=None, window=None):
@@ -77,7 +79,8 @@ def decode(params, batch, starts, *, graph, beam: int, max_new: int, eos: int):
     sees, position = per_beam(sees), per_beam(position)
 
     c = model.decoder.config.transformer
-    own = jnp.zeros((c.layers, r, n * beam, max_new, c.kv_heads, c.head_dim), trunk_k.dtype)
+    own = constrain(jnp.zeros((c.layers, r, n * beam, max_new, c.kv_heads, c.head_dim),
+                              trunk_k.dtype), "own cache")
     logp = lambda h: jax.nn.log_softmax(model.decoder.logits(h))
     only_eos = jnp.where(jnp.arange(model.decoder.config.vocabulary) == eos, 0.0, NEGATIVE)
 
@@ -124,4 +127,4 @@ def decode(params, batch, starts, *, graph, beam: int, max_new: int, eos: int):
     best = (scores / length).reshape(r, n, beam).argmax(-1)
     choose = lambda x: jnp.take_along_axis(
         x.reshape(r, n, beam, max_new), best[..., None, None], 2)[:, :, 0]
-    return choose(tokens), choose(logps)
+    return tuple(constrain(choose(x), "whole") for x in (tokens, logps))

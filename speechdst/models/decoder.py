@@ -12,6 +12,7 @@ from flax import nnx
 from speechdst.models.attention import capped
 from speechdst.models.lora import Linear
 from speechdst.models.transformer import Transformer, TransformerConfig
+from speechdst.sharding import constrain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +40,8 @@ class Decoder(nnx.Module):
 
     def embed(self, tokens, dtype):
         """int32 [...] -> [..., width], scaled."""
-        return self._scaled(self.embedding[...].astype(dtype)[tokens])
+        table = constrain(self.embedding[...].astype(dtype), "table")
+        return constrain(self._scaled(table[tokens]), "stream")
 
     def soft(self, x):
         """What soft vectors [..., width] are to this family before they enter."""

@@ -14,6 +14,7 @@ from flax import nnx
 
 from speechdst.models.lora import Linear
 from speechdst.models.transformer import Transformer, TransformerConfig, attend_within, sinusoids
+from speechdst.sharding import constrain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +46,7 @@ class TextEncoder(nnx.Module):
 
     def __call__(self, words, lengths, key, dtype, embed: Callable | None = None):
         if self.project is None:
-            x = self.embedding[...].astype(dtype)[words]
+            x = constrain(constrain(self.embedding[...].astype(dtype), "table")[words], "stream")
         else:
             x = self.project(embed(words, dtype))
         if key is not None:

@@ -10,6 +10,7 @@ from flax import nnx
 
 from speechdst.models.attention import EVERYWHERE, masked
 from speechdst.models.lora import Linear
+from speechdst.sharding import constrain
 
 ACTIVATIONS = {
     "silu": jax.nn.silu,
@@ -175,11 +176,12 @@ class Block(nnx.Module):
             q, k = (rotate(y, positions, frequency) for y in (q, k))
         rules = {"scale": self.config.query_scale or None, "cap": self.config.score_cap or None,
                  "window": window}
+        q, k, v = (constrain(y, "heads") for y in (q, k, v))
         out, cache = attend(q, k, v, cache, **{n: r for n, r in rules.items() if r is not None})
         out = self.o(out.reshape(*x.shape[:-1], -1))
-        x = x + _maybe(self.attention_post_norm, out)
+        x = constrain(x + _maybe(self.attention_post_norm, out), "stream")
         out = self.mlp(_maybe(self.mlp_norm, x))
-        return x + _maybe(self.mlp_post_norm, out), cache
+        return constrain(x + _maybe(self.mlp_post_norm, out), "stream"), cache
 
     def qkv(self, h):
         """h [R, T, width] -> q [R, T, H, D], k and v [R, T, K, D], not yet rotated."""
@@ -196,9 +198,9 @@ class Block(nnx.Module):
 
     def mlp(self, h):
         activation = ACTIVATIONS[self.config.activation]
+        up = constrain(self.up(h), "columns")
         if self.gate is None:
-            return self.down(activation(self.up(h)))
-        up = self.up(h)
+            return self.down(activation(up))
         return self.down(activation(self.gate(h)) * up)
 
 

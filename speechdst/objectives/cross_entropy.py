@@ -1,8 +1,12 @@
 """Cross entropy and CTC as (sum, weight) pairs, merged before they are divided."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import optax
+
+from speechdst.sharding import by_rows
 
 
 def cross_entropy(hidden, head, targets, weights, chunk: int = 128, cap: float = 0.0) -> dict:
@@ -12,11 +16,17 @@ def cross_entropy(hidden, head, targets, weights, chunk: int = 128, cap: float =
       cap > 0: logits become cap * tanh(logit / cap).
     Returns: {"loss": (sum in nats, weight), "accuracy": (sum, weight)}, float32.
     """
-    r, t, _ = hidden.shape
-    chunk = min(chunk, t)
+    each = functools.partial(_of_rows, chunk=min(chunk, hidden.shape[1]), cap=cap)
+    loss, right = by_rows(each, (hidden, targets, weights), head.astype(hidden.dtype))
+    return {"loss": (loss.sum(), weights.sum()), "accuracy": (right.sum(), weights.sum())}
+
+
+def _of_rows(rows, head, chunk: int, cap: float):
+    """(hidden, targets, weights), head -> by row: sum of the losses, of the right ones; [R]."""
+    r, t, _ = rows[0].shape
     pad = -t % chunk
     # A row's targets come first, so that all but one chunk are either full of them or empty.
-    order = jnp.argsort(weights == 0, axis=1, stable=True)
+    order = jnp.argsort(rows[2] == 0, axis=1, stable=True)
 
     def split(x):
         more = (1,) * (x.ndim - 2)
@@ -26,23 +36,21 @@ def cross_entropy(hidden, head, targets, weights, chunk: int = 128, cap: float =
 
     @jax.checkpoint
     def present(h, y, w):
-        logits = jnp.einsum("rcd,dv->rcv", h, head.astype(h.dtype),
-                            preferred_element_type=jnp.float32)
+        logits = jnp.einsum("rcd,dv->rcv", h, head, preferred_element_type=jnp.float32)
         if cap:
             logits = cap * jnp.tanh(logits / cap)
         picked = jnp.take_along_axis(logits, y[..., None], -1)[..., 0]
         loss = jax.nn.logsumexp(logits, -1) - picked
-        return (loss * w).sum(), ((picked >= logits.max(-1)) * w).sum()
+        return (loss * w).sum(1), ((picked >= logits.max(-1)) * w).sum(1)
+
+    zero = (jnp.zeros(r), jnp.zeros(r))
 
     def step(carry, x):
         # Most chunks of a row of trees have nothing to predict.
-        zero = (jnp.zeros(()), jnp.zeros(()))
         new = jax.lax.cond(x[2].any(), present, lambda *_: zero, *x)
         return jax.tree.map(jnp.add, carry, new), None
 
-    start = (jnp.zeros(()), jnp.zeros(()))
-    (loss, right), _ = jax.lax.scan(step, start, (split(hidden), split(targets), split(weights)))
-    return {"loss": (loss, weights.sum()), "accuracy": (right, weights.sum())}
+    return jax.lax.scan(step, zero, tuple(map(split, rows)))[0]
 
 
 def ctc(logits, lengths, transcripts, transcript_lengths):

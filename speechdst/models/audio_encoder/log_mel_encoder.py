@@ -15,6 +15,7 @@ from speechdst.models.transformer import (
     sinusoids,
     valid,
 )
+from speechdst.sharding import constrain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +57,8 @@ class Conv(nnx.Module):
         y = jax.lax.conv_general_dilated(
             x, self.kernel[...].astype(x.dtype), (self.stride,), [(self.padding, self.padding)],
             dimension_numbers=("NWC", "WIO", "NWC"))
-        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+        y = y if self.bias is None else y + self.bias[...].astype(x.dtype)
+        return constrain(y, "stream")
 
 
 class LogMelEncoder(nnx.Module):

@@ -18,6 +18,7 @@ from speechdst.models.audio_encoder.layers import LayerNorm, gelu, stacked, thro
 from speechdst.models.audio_encoder.log_mel_encoder import Conv
 from speechdst.models.lora import Linear
 from speechdst.models.transformer import valid
+from speechdst.sharding import constrain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,7 +175,7 @@ class Block(nnx.Module):
     def attention(self, x, bias, mask):
         n, t, _ = x.shape
         heads = lambda y: y.reshape(n, t, self.config.heads, -1)
-        q, k, v = heads(self.q(x)), heads(self.k(x)), heads(self.v(x))
+        q, k, v = (constrain(heads(y), "heads") for y in (self.q(x), self.k(x), self.v(x)))
         scores = jnp.einsum("nthd,nshd->nhts", q, k, preferred_element_type=jnp.float32)
         # The gate reads what the layer reads, cut into heads, not the projected query.
         gate = self.bias_gate(heads(x)).astype(jnp.float32).reshape(n, t, -1, 2, 4).sum(-1)
@@ -182,10 +183,10 @@ class Block(nnx.Module):
         gate = a * (b * self.gate_scale[...] - 1) + 2
         scores = scores * q.shape[-1] ** -0.5 + gate * bias
         p = jax.nn.softmax(jnp.where(mask, scores, NEGATIVE), -1).astype(v.dtype)
-        return self.o(jnp.einsum("nhts,nshd->nthd", p, v).reshape(n, t, -1))
+        return constrain(self.o(jnp.einsum("nhts,nshd->nthd", p, v).reshape(n, t, -1)), "stream")
 
     def mlp(self, x):
-        return self.down(gelu(self.up(x)))
+        return constrain(self.down(gelu(constrain(self.up(x), "columns"))), "stream")
 
     def __call__(self, x, bias, mask):
         """x [N, T, width], bias float32 [H, T, T], mask bool [N, 1, 1, T] -> [N, T, width]."""

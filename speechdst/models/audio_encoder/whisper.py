@@ -19,6 +19,7 @@ from speechdst.models.audio_encoder.log_mel import HOP, WINDOW, frame_lengths, l
 from speechdst.models.audio_encoder.log_mel_encoder import Conv
 from speechdst.models.lora import Linear
 from speechdst.models.transformer import sinusoids, valid
+from speechdst.sharding import constrain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,8 +87,10 @@ class Block(nnx.Module):
         h = self.attention_norm(x)
         q, k, v = (p(h).reshape(*x.shape[:-1], self.config.heads, -1)
                    for p in (self.q, self.k, self.v))
-        x = x + self.o(masked(q, k, v, mask).reshape(x.shape))
-        return x + self.down(gelu(self.up(self.mlp_norm(x))))
+        q, k, v = (constrain(y, "heads") for y in (q, k, v))
+        x = constrain(x + self.o(masked(q, k, v, mask).reshape(x.shape)), "stream")
+        up = constrain(self.up(self.mlp_norm(x)), "columns")
+        return constrain(x + self.down(gelu(up)), "stream")
 
 
 class Whisper(nnx.Module):
