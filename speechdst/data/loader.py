@@ -35,7 +35,7 @@ class _PackedRows(grain.transforms.RandomMap):
         trees = []
         for index in row:
             item = self.plan.items[index]
-            tree = self.builder.trees(self.dialogues[item.dialogue])[item.tree]
+            tree = self.builder.tree(self.dialogues[item.dialogue], item.key)
             if self.spec_augment:
                 tree = dataclasses.replace(tree, utterances=tuple(
                     u if u.features is None else dataclasses.replace(
