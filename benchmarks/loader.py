@@ -127,7 +127,11 @@ def measure(data: Mapping[str, Path], split: str, seconds: float, workers: tuple
                 own = found.setdefault(name, {"batches_per_second": {}})
                 own["batches_per_second"][count] = r.counts["batches"] / r.wall_seconds
                 line = f"{r.counts['batches'] / r.wall_seconds:7.2f} batches/s"
-                if not count:  # of workers the CPU time is not known here
+                if count:  # what is left to the process that trains bounds what workers gain
+                    own.setdefault("cpu_seconds_per_batch_beside_workers", {})[count] = (
+                        r.cpu_seconds / r.counts["batches"])
+                    line += f"; {1e3 * r.cpu_seconds / r.counts['batches']:.1f} ms of CPU each here"
+                else:
                     per_core[name] = r
                     own["planning_cpu_seconds"] = planning
                     own["per_cpu_second"] = {k: n / r.cpu_seconds for k, n in r.counts.items()}
