@@ -23,6 +23,9 @@ action=$1 name=$2 zone=$3
 shift 3
 tpu=(gcloud compute tpus tpu-vm)
 
+# Nothing changes under a command that runs.
+idle="if systemctl is-active --quiet speechdst; then echo 'something runs here already' >&2; exit 1; fi"
+
 everywhere() {
   run "${tpu[@]}" ssh "$name" "--zone=$zone" --worker=all "--command=$1"
 }
@@ -33,8 +36,11 @@ case $action in
     type=$(python3 "$here/chips.py" type "$1")
     runtime=$(python3 "$here/chips.py" runtime "$1")
     shift
-    if [[ $dry_run == no ]] && "${tpu[@]}" describe "$name" "--zone=$zone" >/dev/null 2>&1; then
-      echo "$name is there already"
+    look=("${tpu[@]}" describe "$name" "--zone=$zone" '--format=value(state)')
+    if [[ $dry_run == yes ]]; then
+      run "${look[@]}"
+    elif state=$("${look[@]}" 2>/dev/null); then
+      echo "$name is there already: $state"
       exit
     fi
     run "${tpu[@]}" create "$name" "--zone=$zone" "--accelerator-type=$type" \
@@ -52,7 +58,8 @@ case $action in
     run git -C "$root" archive --format=tar.gz "--output=$archive" HEAD
     run "${tpu[@]}" scp "$archive" "$name:speechdst.tar.gz" "--zone=$zone" --worker=all
     # The image's own Python is too old; uv brings one.
-    everywhere 'set -e; mkdir -p speechdst; tar -xzf speechdst.tar.gz -C speechdst; cd speechdst
+    everywhere "$idle"'
+set -e; mkdir -p speechdst; tar -xzf speechdst.tar.gz -C speechdst; cd speechdst
 python3 -m pip install --quiet --user uv
 test -e .venv || python3 -m uv venv --python 3.12 .venv
 python3 -m uv pip install --python .venv -r requirements.txt "jax[tpu]"
@@ -66,8 +73,8 @@ python3 -m uv pip install --python .venv --no-deps --no-build-isolation -e .'
     # Port 8476 is open in Google Cloud's default firewall; newer JAX would take another.
     script="export JAX_COORDINATOR_PORT=8476 LIBTPU_INIT_ARGS=$(quoted "$flags")
 exec .venv/bin/python -m $(quoted "speechdst.$command" "$@")"
-    everywhere "set -e; cd speechdst
-if systemctl is-active --quiet speechdst; then echo 'something runs here already' >&2; exit 1; fi
+    everywhere "$idle
+set -e; cd speechdst
 printf '%s\n' $(quoted "$script") > run.sh
 sudo systemd-run --unit=speechdst --collect --uid=\"\$(id -u)\" --working-directory=\"\$PWD\" \
 --property=EnvironmentFile=-\"\$HOME/speechdst.env\" --property=KillMode=mixed \
