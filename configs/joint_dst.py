@@ -318,6 +318,7 @@ def get_config(preset: str = "demo") -> ConfigDict:
     c.order = ("text", "asr", "align", "joint")
     c.log_every, c.save_every = 10, 200
     c.pretrained = dict(encoder="", decoder="")  # folders of checkpoints; empty: from scratch
+    c.loader_workers = 0  # processes that make a batch's rows; 0: two threads of this one
     c.mesh = dict(data=-1, fsdp=1, tensor=1)
     c.evaluation = dict(data="", split="", rows=8, limit=0, beam=1, max_new=160,
                         context=dict(kind="text_history", path="speech", agent="text"))

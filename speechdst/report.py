@@ -9,6 +9,7 @@ nothing from anywhere and opens without a network; everything that comes from da
 """
 
 import base64
+import collections
 import dataclasses
 import io
 import json
@@ -95,6 +96,8 @@ def write(
         title=title,
         stages=stages,
         charts=charts,
+        times=(times := _times(curves)),
+        time_chart=times and report_charts.time_shares({t["stage"]: t["shares"] for t in times}),
         evaluations=[_evaluation(e) for e in evaluations],
         shown=len(shown),
         heard=sum(
@@ -104,6 +107,29 @@ def write(
         data={"cards": cards, "clips": clips, "evaluations": [e.name for e in evaluations]},
     )
     write_text(Path(path), page, errors="replace")
+
+
+def _times(curves: Sequence[dict]) -> list[dict]:
+    """Per stage that tells of it: seconds, shares by what they went into, and the means over the
+    time in steps of FLOP/s and MFU (None: not known)."""
+    result = []
+    for stage, by_step in report_charts.by_stage(curves).items():
+        rows = [row for row in by_step.values() if row.get("time/step") is not None]
+        seconds: collections.Counter[str] = collections.Counter()
+        for row in rows:
+            seconds.update({name.removeprefix(report_charts.TIME): value
+                            for name, value in row.items() if name.startswith(report_charts.TIME)})
+
+        def mean(name, rows=rows):
+            known = [row for row in rows if name in row]
+            steps = sum(row["time/step"] for row in known)
+            return sum(row[name] * row["time/step"] for row in known) / steps if steps else None
+
+        if whole := sum(seconds.values()):
+            result.append({"stage": stage, "seconds": whole,
+                           "shares": {kind: value / whole for kind, value in seconds.items()},
+                           "tflops": mean("model TFLOP/s"), "mfu": mean("mfu")})
+    return result
 
 
 def data_uri(audio: Audio) -> str:

@@ -18,6 +18,7 @@ from speechdst.metrics.scores import Rate
 # Stand-ins that no chart uses otherwise; `_svg` swaps them for the page's variables.
 INK, MUTED, GRID = "#010203", "#010204", "#010205"
 SERIES = ("#010211", "#010212", "#010213", "#010214")
+TIME = "time/"  # begins the numbers that are seconds by what they went into
 _VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--line"} | {
     colour: f"--series-{i + 1}" for i, colour in enumerate(SERIES)
 }
@@ -69,11 +70,12 @@ def curves(rows: Sequence[dict]) -> tuple[list[str], list[tuple[str, Markup]]]:
     `rows`: `{"stage", "step", name: number, ...}`; where a step of a stage comes again (a resumed
     run), the later row stands. Values that are no finite numbers are left out.
     """
-    stages: dict[str, dict[int, dict]] = {}
-    for row in rows:
-        stages.setdefault(str(row["stage"]), {})[int(row["step"])] = row
+    stages = by_stage(rows)
     names = dict.fromkeys(
-        name for row in rows for name in row if name not in ("stage", "step") and _finite(row[name])
+        name
+        for row in rows
+        for name in row
+        if name not in ("stage", "step") and not name.startswith(TIME) and _finite(row[name])
     )
     charts = []
     with matplotlib.rc_context(_STYLE):
@@ -91,6 +93,35 @@ def curves(rows: Sequence[dict]) -> tuple[list[str], list[tuple[str, Markup]]]:
             axes.set_xlabel("step")
             charts.append((name, _svg(figure, f"{name} by step")))
     return list(stages), charts
+
+
+def by_stage(rows: Sequence[dict]) -> dict[str, dict[int, dict]]:
+    """Stage -> step -> row, the stages in their order."""
+    stages: dict[str, dict[int, dict]] = {}
+    for row in rows:
+        stages.setdefault(str(row["stage"]), {})[int(row["step"])] = row
+    return stages
+
+
+def time_shares(shares: dict[str, dict[str, float]]) -> Markup:
+    """A bar per stage, cut by what its time went into; shares of 0 to 1."""
+    kinds = list(dict.fromkeys(kind for by_kind in shares.values() for kind in by_kind))
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _axes(6.4, 0.9 + 0.3 * max(1, len(shares)))
+        begin = [0.0] * len(shares)
+        for i, kind in enumerate(kinds):
+            part = [100 * by_kind.get(kind, 0.0) for by_kind in shares.values()]
+            colour = (*SERIES, GRID)[min(i, len(SERIES))]
+            axes.barh(range(len(shares)), part, left=begin, color=colour, height=0.6, label=kind)
+            begin = [a + b for a, b in zip(begin, part, strict=True)]
+        axes.set_yticks(range(len(shares)), list(shares))
+        axes.invert_yaxis()
+        axes.set_xlim(0, 100)
+        axes.tick_params(length=0)
+        axes.spines["left"].set_visible(False)
+        axes.set_xlabel("wall time, %")
+        figure.legend(loc="outside upper left", ncols=len(kinds), frameon=False)
+        return _svg(figure, "Shares of wall time by stage")
 
 
 def _finite(value) -> bool:

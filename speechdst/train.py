@@ -24,13 +24,15 @@ from speechdst.command import run
 from speechdst.config import keep, model_config, steps_of, tokenizer_of
 from speechdst.data import loader
 from speechdst.data.contexts import FRAMES_PER_SECOND
+from speechdst.flops import step_flops
 from speechdst.hf import towers
 from speechdst.recipes import recipe_of
-from speechdst.training import optimizer, state
+from speechdst.training import accounting, optimizer, state
 from speechdst.training.checkpoint import Checkpointer, load_params
 from speechdst.training.counts import counts
 from speechdst.training.metrics import Metrics, Progress, check_finite
 from speechdst.training.preemption import Preemption
+from speechdst.training.profile import Profile
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe, e.g. "
                                           "configs/joint_dst.py:demo.", lock_config=True)
@@ -38,13 +40,16 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, metrics and 
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Only count the parameters, by tower and stage.")
 _STOP_AFTER = flags.DEFINE_integer(
     "stop_after", 0, "Stop cleanly after this many steps of a stage, as a preemption would.")
+_PROFILE = flags.DEFINE_string(
+    "profile", "", "START:STOP traces these steps of each stage, into WORKDIR/profile.")
 
 
-def train_stage(name: str, workdir: Path, config, tokenizer, params, preemption) -> dict:
+def train_stage(name: str, workdir: Path, config, tokenizer, params, preemption, clock) -> dict:
     """Trains one stage from `params` and returns the parameters it ends with; None if it was
     asked to stop before its end."""
     c = _CONFIG.value
     stage, model = c.stages[name], model_config(c.model, tokenizer.size)
+    profile = Profile(_PROFILE.value, workdir / "profile" / name)
     print(f"stage {name}: {stage.steps} steps", flush=True)
     recipe = recipe_of(c)
     loaders = recipe.loaders(c, stage, tokenizer, model, params)
@@ -68,25 +73,30 @@ def train_stage(name: str, workdir: Path, config, tokenizer, params, preemption)
         "config": c.name, "stage": name, "tokenizer": tokenizer.fingerprint,
         "model": json.loads(c.model.to_json())})
     if (at := checkpoints.latest()) is not None:
-        current = checkpoints.restore(current, iterators)
+        with clock.span("checkpoint"):
+            current = checkpoints.restore(current, iterators)
         print(f"  goes on from step {at}")
     start = int(current.step)
     metrics, progress = Metrics(workdir, name, start), Progress(name, stage.steps, start)
 
     step, since, seen, recent = start, time.monotonic(), {}, []
     while step < stage.steps:
-        host = {key: next(it) for key, it in iterators.items()}
+        profile.before(step)
+        with clock.span("input"):
+            host = {key: next(it) for key, it in iterators.items()}
         for key, batch in host.items():
             # Rows that several hosts hold are counted in parts.
             part = rows[key] / len(shares[key]) / jax.process_count()
-            for what, value in loader.count(batch).items():
+            flops = sum(step_flops(model, stage, {key: batch}).values())
+            for what, value in (loader.count(batch) | {"flops": flops}).items():
                 seen[what] = seen.get(what, 0) + part * value
         batches = {key: sharding.put(batch, mesh, rows[key]) for key, batch in host.items()}
         with jax.set_mesh(mesh):
-            current, values = step_fn(current, batches)
+            current, values = clock.step(step_fn, current, batches)
         recent.append(values)
         step += 1
         stop = preemption.requested() or (_STOP_AFTER.value and step - start >= _STOP_AFTER.value)
+        profile.after(step, values, last=step == stage.steps or stop)
         if step % c.log_every == 0 or step == stage.steps or stop:
             fetched = jax.device_get(recent)
             logged = {key: float(np.mean([v[key] for v in fetched])) for key in fetched[0]}
@@ -94,16 +104,18 @@ def train_stage(name: str, workdir: Path, config, tokenizer, params, preemption)
             seconds, seen = time.monotonic() - since, distributed.total(seen)
             rates = {"dialogues/s": seen["trees"] / seconds,
                      "audio h/s": seen["frames"] / FRAMES_PER_SECOND / 3600 / seconds}
-            metrics.write(step, logged | rates)
+            metrics.write(step, logged | rates | accounting.rates(clock.take(), seen["flops"]))
             shown = {key: logged[key] for key in ("loss", *stage.weights, "lr")}
             progress.show(step, shown | rates, final=step == stage.steps)
             since, seen, recent = time.monotonic(), {}, []
         if step % c.save_every == 0 or step == stage.steps or stop:
-            checkpoints.save(step, current, iterators, wait=step == stage.steps or stop)
+            with clock.span("checkpoint"):
+                checkpoints.save(step, current, iterators, wait=step == stage.steps or stop)
         if stop and step < stage.steps:
             break
     metrics.close()
-    checkpoints.close()
+    with clock.span("checkpoint"):
+        checkpoints.close()
     if step < stage.steps:
         print(f"  stopped at step {step}; the same command goes on from there")
         return None
@@ -130,7 +142,7 @@ def main(argv):
         Console().print(counts(c))
         return
     distributed.start()
-    preemption = Preemption()
+    clock, preemption = accounting.Clock(), Preemption()
     distributed.agree("config", c.to_json(), "give every host the same command and code")
     if distributed.first():
         keep(workdir / "config.json", c)
@@ -156,10 +168,12 @@ def main(argv):
             params = load_params(workdir / c.order[i - 1], template)
         else:
             params = initial(c, model, template)
-        params = train_stage(name, workdir, model, tokenizer, params, preemption)
+        params = train_stage(name, workdir, model, tokenizer, params, preemption, clock)
         if params is None:
-            return
-    print(f"trained: {workdir / c.order[-1]}")
+            break
+    else:
+        print(f"trained: {workdir / c.order[-1]}")
+    print(f"time: {clock.summary()}")
 
 
 if __name__ == "__main__":

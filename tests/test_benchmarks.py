@@ -1,4 +1,4 @@
-"""The benchmark of trees against single turns, at a tiny size."""
+"""The benchmarks, at a tiny size."""
 
 import dataclasses
 import json
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 
 @pytest.fixture
@@ -143,3 +144,35 @@ def test_a_full_size_step_is_refused_here_and_tried_small(monkeypatch):
         c, stages["decoder"], dialogues, equal_time.tokenizer_for(dialogues), 640, 1, tiny.QUICK)))
     assert r["mfu"] is None and r["step_seconds"] > 0 and 0 < r["input_wait"] < 1
     assert set(r["flops"]) == {"decoder", "head"} and r["positions/s"] > 0
+
+
+def test_loaders_are_timed_against_the_step(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1])
+    import tiny
+
+    from benchmarks import loader as benchmark
+    from speechdst.data import loader
+    from speechdst.flops import CHIPS
+
+    rng = np.random.default_rng(0)
+    data = [tiny.dialogue(rng, 2, name=f"d{i}") for i in range(6)]
+    made = {kind: loader.make([loader.Source(data)], tiny.builder(kind), positions=256, rows=2,
+                              seed=0, block=64, channels=tiny.CHANNELS)
+            for kind in ("single", "text_history")}
+    rates = {kind: benchmark.rate(value, 0.05) for kind, value in made.items()}
+    for r in rates.values():  # two answers a dialogue, in one tree or in two
+        assert r.counts["batches"] >= 1 and r.cpu_seconds > 0 and r.wall_seconds >= 0.05
+        assert r.counts["dialogues"] == pytest.approx(r.counts["answers"] / 2)
+        assert r.counts["audio hours"] > 0
+    step = sum(r.cpu_seconds / r.counts["batches"] for r in rates.values())
+    assert benchmark.cores(rates, 10, 4) == pytest.approx(3 * 10 * step / 4)
+    # At the chips' peak: twice the chips, twice the steps; a batch of twice the work, half.
+    stage = ConfigDict(dict(trainable=(".*",), weights=dict(text=1.0)))
+    one = {"a": next(iter(made["single"]))}
+    given, hosts = benchmark.at_peak(stage, tiny.config(), one, "v5e:4x4")
+    assert hosts == 4
+    flops = sum(benchmark.step_flops(tiny.config(), stage, one).values())
+    assert given * flops == pytest.approx(16 * CHIPS["v5e"].flops)
+    assert benchmark.at_peak(stage, tiny.config(), one, "v5e:4x8") == (pytest.approx(2 * given), 8)
+    twice = one | {"b": one["a"]}
+    assert benchmark.at_peak(stage, tiny.config(), twice, "v5e:4x4")[0] == pytest.approx(given / 2)

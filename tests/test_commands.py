@@ -79,8 +79,10 @@ STAGE = ("--config.order=('joint',)", "--config.stages.joint.steps=14")
 
 
 def test_killed_at_any_moment_the_run_ends_bitwise_the_same(folder):
-    command("train", *STAGE, f"--workdir={folder}/whole", folder=folder)
+    out = command("train", *STAGE, "--profile=3:5", f"--workdir={folder}/whole",
+                  folder=folder).stdout
     whole = parameters(folder / "whole/joint")
+    assert list((folder / "whole/profile/joint").rglob("*.xplane.pb")) and "time: " in out
     seed = random.randrange(10_000)
     print("seed of the kill moments:", seed)
     moments = random.Random(seed)
@@ -100,9 +102,12 @@ def test_killed_at_any_moment_the_run_ends_bitwise_the_same(folder):
     assert killed, "the run was over before it was killed: make it longer"
     command("train", *STAGE, f"--workdir={folder}/killed", folder=folder)
     assert same(whole, parameters(folder / "killed/joint"))
-    steps = [json.loads(line)["step"] for line in
-             (folder / "killed/metrics.jsonl").read_text().splitlines()]
-    assert steps == list(range(1, 15))
+    rows = [json.loads(line) for line in
+            (folder / "killed/metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, 15))
+    for row in rows:
+        assert 0 < row["goodput"] < 1 and row["time/step"] > 0 and row["model TFLOP/s"] > 0
+        assert "mfu" not in row  # a CPU has no peak that we know of
 
 
 def test_sigterm_saves_and_leaves_cleanly(folder):

@@ -26,6 +26,10 @@ def runnable(command: str, folder: Path) -> list[str]:
     words = shlex.split(command)
     if words[0] == "make":
         return ["make", "-n", *words[1:]]
+    scripts = [w for w in words if w.startswith("launch/")]
+    if scripts and scripts[0] != "launch/chips.py":
+        program = sys.executable if scripts[0].endswith(".py") else "bash"
+        return [program, scripts[0], "--dry_run", *words[words.index(scripts[0]) + 1 :]]
     python = words[0].endswith("python") or words[0] == "python3"
     assert python, f"no rule to run {command!r}"
     words[0] = sys.executable

@@ -255,3 +255,18 @@ def test_the_command(tmp_path):
     failed = command(f"--run={tmp_path / 'no'}", f"--out={out}")
     assert failed.returncode != 0 and "error: " in failed.stderr
     assert "Traceback" not in failed.stderr
+
+
+def test_where_the_time_went(tmp_path):
+    row = lambda stage, step, **more: {
+        "stage": stage, "step": step, "loss": 1.0, "time/step": 30.0, "time/input": 20.0,
+        "time/other": 10.0, "model TFLOP/s": 2.0, **more}
+    curves = [row("text", 10), row("text", 10), row("text", 20, **{"time/step": 90.0,
+              "model TFLOP/s": 4.0}), row("joint", 10, mfu=0.5), {"stage": "old", "step": 1}]
+    page = written(tmp_path, curves=curves)
+    (table,) = re.findall(r'id="time".*?<tbody>(.*?)</tbody>', page, re.DOTALL)
+    cells = [re.findall(r">([^<>\s]+)</t[hd]>", line) for line in table.split("</tr>")[:-1]]
+    assert cells == [["text", "3.0", "66.7", "22.2", "11.1", "3.5", "-"],
+                     ["joint", "1.0", "50.0", "33.3", "16.7", "2", "50.0"]]
+    assert "Shares of wall time" in page and "time/step by step" not in page
+    assert 'id="time"' not in written(tmp_path, curves=[{"stage": "a", "step": 1, "loss": 1.0}])

@@ -20,6 +20,7 @@ from speechdst.decoding.parse import target
 
 KINDS = ("spoken_history", "text_history", "single", "asr")
 FRAMES_PER_SECOND = 100
+WHOLE = -1  # key of the tree that holds the answers of a whole dialogue
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,8 +131,8 @@ class TreeBuilder:
         frames = len(turn.features) if kind != "encoded" and turn.features is not None else (
             turn.audio.seconds * FRAMES_PER_SECOND)
         seconds = frames / FRAMES_PER_SECOND
-        return (c.min_seconds <= seconds <= c.max_seconds
-                and len(self.tokenizer.words(turn.text)) >= c.min_tokens)
+        return c.min_seconds <= seconds <= c.max_seconds and (
+            not c.min_tokens or len(self.tokenizer.words(turn.text)) >= c.min_tokens)
 
     def line(self, speaker: str, text: str) -> Tokens:
         """One turn of a text history."""
@@ -153,19 +154,34 @@ class TreeBuilder:
 
     def trees(self, dialogue: Dialogue) -> list[DialogueTree]:
         """The training trees of a dialogue; those without an answer are left out."""
-        built = getattr(self, self.context.kind)(dialogue.turns)
-        return [t for t in built if t.branches]
+        return [self.tree(dialogue, key) for key in self.keys(dialogue)]
 
-    def asr(self, turns: Sequence[Turn]) -> list[DialogueTree]:
-        result = []
-        for turn in turns:
-            if turn.text and self.usable(turn) and (turn.speaker == "user" or
-                                                    self.context.agent == "speech"):
-                utterances: list[Utterance] = []
-                trunk = (self.said(utterances, turn),)
-                result.append(DialogueTree(trunk, (Branch(1, self.answer(turn)),),
-                                           tuple(utterances)))
-        return result
+    def keys(self, dialogue: Dialogue) -> list[int]:
+        """What `tree` knows the training trees of a dialogue by: the turn that is answered, or
+        `WHOLE` for a tree of many answers."""
+        turns, kind = dialogue.turns, self.context.kind
+        if kind == "asr":
+            return [i for i, t in enumerate(turns) if t.text and self.usable(t) and (
+                t.speaker == "user" or self.context.agent == "speech")]
+        answered = [i for i, t in enumerate(turns) if t.state is not None and self.usable(t)]
+        if kind == "single":
+            return answered
+        # What reads a history that is cut reads no prefix of a common trunk: a tree each.
+        bound = self.context.history_turns if kind == "text_history" else len(turns)
+        apart = [i for i in answered if i > bound]
+        return [WHOLE] * (len(apart) < len(answered)) + apart
+
+    def tree(self, dialogue: Dialogue, key: int) -> DialogueTree:
+        """The training tree of this key; no other tree of the dialogue is built."""
+        turns, kind = dialogue.turns, self.context.kind
+        if key == WHOLE:
+            return getattr(self, kind)(turns)
+        utterances: list[Utterance] = []
+        said, answer = self.said(utterances, turns[key]), self.answer(turns[key])
+        past = () if kind == "asr" else self.history(turns[:key])
+        trunk = past if kind == "text_history" else (said, *past)
+        answer = (said, *answer) if kind == "text_history" else answer
+        return DialogueTree(tuple(trunk), (Branch(len(trunk), answer),), tuple(utterances))
 
     def spoken_trunk(self, turns: Sequence[Turn], heard: Callable[[Turn], bool]):
         """Trunk, utterances, and the number of segments up to the end of each turn."""
@@ -187,46 +203,26 @@ class TreeBuilder:
         return (self.context.agent == "speech" and self.context.path == "speech"
                 and (turn.audio is not None or turn.features is not None))
 
-    def spoken_history(self, turns: Sequence[Turn]) -> list[DialogueTree]:
+    def spoken_history(self, turns: Sequence[Turn]) -> DialogueTree:
         answered = [turn.state is not None and self.usable(turn) for turn in turns]
-        if not any(answered):
-            return []
         # What follows the last answer is never read.
         turns = turns[:len(turns) - answered[::-1].index(True)]
         trunk, utterances, ends = self.spoken_trunk(turns, self.usable)
         branches = [Branch(end, self.answer(turn))
                     for turn, end, ok in zip(turns, ends, answered, strict=False) if ok]
-        return [DialogueTree(tuple(trunk), tuple(branches), tuple(utterances))]
+        return DialogueTree(tuple(trunk), tuple(branches), tuple(utterances))
 
-    def text_history(self, turns: Sequence[Turn]) -> list[DialogueTree]:
-        """One tree; only answers whose history is cut by `history_turns` get a tree each, since
-        what they read is no prefix of a common trunk."""
+    def text_history(self, turns: Sequence[Turn]) -> DialogueTree:
+        """The tree of all answers whose history is not cut."""
         trunk: list[Segment] = [Tokens([self.tokenizer.bos])]
-        branches, utterances, apart = [], [], []
-        for i, turn in enumerate(turns):
+        branches, utterances = [], []
+        for turn in turns[:self.context.history_turns + 1]:
             if turn.state is not None and self.usable(turn):
-                if i <= self.context.history_turns:
-                    branches.append(Branch(len(trunk), (self.said(utterances, turn),
-                                                        *self.answer(turn))))
-                else:
-                    own: list[Utterance] = []
-                    past, current = self.history(turns[:i]), self.said(own, turn)
-                    apart.append(DialogueTree(tuple(past), (
-                        Branch(len(past), (current, *self.answer(turn))),), tuple(own)))
+                branches.append(Branch(len(trunk), (self.said(utterances, turn),
+                                                    *self.answer(turn))))
             trunk.append(self.line(turn.speaker, turn.text))
         # What follows the last answer is never read.
-        last = branches[-1].after if branches else 0
-        return [DialogueTree(tuple(trunk[:last]), tuple(branches), tuple(utterances)), *apart]
-
-    def single(self, turns: Sequence[Turn]) -> list[DialogueTree]:
-        result = []
-        for i, turn in enumerate(turns):
-            if turn.state is not None and self.usable(turn):
-                utterances: list[Utterance] = []
-                trunk = (self.said(utterances, turn), *self.history(turns[:i]))
-                result.append(DialogueTree(
-                    trunk, (Branch(len(trunk), self.answer(turn)),), tuple(utterances)))
-        return result
+        return DialogueTree(tuple(trunk[:branches[-1].after]), tuple(branches), tuple(utterances))
 
     def history(self, turns: Sequence[Turn]) -> list[Tokens]:
         kept = turns[max(len(turns) - self.context.history_turns, 0) :]

@@ -7,11 +7,11 @@ import grain
 import numpy as np
 
 from speechdst.data import plan as planning
-from speechdst.data.augment import mask_features
 from speechdst.data.batch import Batch, stack
 from speechdst.data.contexts import TreeBuilder
 from speechdst.data.dialogue import BadInput
-from speechdst.data.tree import RowShape, pack
+from speechdst.data.rows import Rows, elsewhere
+from speechdst.data.tree import RowShape
 
 EPOCHS = 1_000_000  # in effect without end; Grain cannot slice what has none
 
@@ -22,27 +22,6 @@ class Source:
 
     dialogues: Sequence
     weight: float = 1.0
-
-
-class _PackedRows(grain.transforms.RandomMap):
-    """Row of a plan -> arrays; speech features are masked (SpecAugment) where asked."""
-
-    def __init__(self, dialogues, plan, builder, spec_augment):
-        self.dialogues, self.plan, self.builder = dialogues, plan, builder
-        self.spec_augment = spec_augment
-
-    def random_map(self, row: tuple[int, ...], rng: np.random.Generator) -> dict:
-        trees = []
-        for index in row:
-            item = self.plan.items[index]
-            tree = self.builder.trees(self.dialogues[item.dialogue])[item.tree]
-            if self.spec_augment:
-                tree = dataclasses.replace(tree, utterances=tuple(
-                    u if u.features is None else dataclasses.replace(
-                        u, features=mask_features(u.features, rng, **self.spec_augment))
-                    for u in tree.utterances))
-            trees.append(tree)
-        return pack(trees, self.plan.shape)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,14 +57,19 @@ class Loader:
             of_row = [self.stream[row :: self.rows] for row in share]
             whole = min(map(len, of_row))  # the last batch of all is not full
             batches = grain.experimental.ZipMapDataset([s[:whole] for s in of_row]).map(stack)
-        options = grain.ReadOptions(num_threads=self.threads, prefetch_buffer_size=4)
+        options = grain.ReadOptions(num_threads=self.threads,
+                                    prefetch_buffer_size=max(4, self.threads))
         return iter(batches.to_iter_dataset(options))
 
 
 def make(sources: Sequence[Source], builder: TreeBuilder, *, positions: int, rows: int,
          seed: int, block: int = 128, channels: int = 80, spec_augment: dict | None = None,
-         threads: int = 2) -> Loader:
-    """Plans the sources for one common row shape and returns the stream of batches."""
+         threads: int = 2, workers: int = 0) -> Loader:
+    """Plans the sources for one common row shape and returns the stream of batches.
+
+    Rows are made by `threads` threads, or by `workers` processes where Python's lock would hold
+    the threads up; the stream is the same, and so is its state.
+    """
     masks = any((spec_augment or {}).get(name, 1) for name in ("time_masks", "channel_masks"))
     if spec_augment and masks and builder.table not in ("speech", "words"):
         raise BadInput(f"there are no log-mel features to mask in what the encoder hears "
@@ -98,17 +82,21 @@ def make(sources: Sequence[Source], builder: TreeBuilder, *, positions: int, row
                                block=block, channels=channels)
     plans = tuple(planning.make(items, shape, left_out, seed=seed)
                   for items, left_out in measured)
+    makers = [Rows(source.dialogues, plan.items, shape, builder, spec_augment or {})
+              for source, plan in zip(sources, plans, strict=True)]
+    if workers:
+        makers = elsewhere(makers, workers)
     streams = []
-    for k, (source, plan) in enumerate(zip(sources, plans, strict=True)):
+    for k, (make_row, plan) in enumerate(zip(makers, plans, strict=True)):
         epochs = [grain.MapDataset.source(list(packing)).shuffle(seed=seed + 101 * k + e)
                   for e, packing in enumerate(plan.packings)]
         stream = grain.MapDataset.concatenate(epochs) if len(epochs) > 1 else epochs[0]
         stream = stream.repeat(EPOCHS).seed(seed + k)
-        streams.append(stream.random_map(
-            _PackedRows(source.dialogues, plan, builder, spec_augment)))
+        streams.append(stream.random_map(make_row))
     mixed = streams[0] if len(streams) == 1 else grain.MapDataset.mix(
         streams, weights=[s.weight for s in sources])
-    return Loader(mixed, plans, rows, threads)
+    # A thread waits for a worker.
+    return Loader(mixed, plans, rows, max(threads, workers))
 
 
 def _sizes_only(builder: TreeBuilder) -> TreeBuilder:

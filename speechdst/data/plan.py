@@ -22,10 +22,10 @@ POSITION = 4  # what a position of the decoder costs, in frames of speech or wor
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """A tree by its dialogue and its number among the dialogue's trees, and what it takes."""
+    """A tree by its dialogue and `TreeBuilder.tree`'s key, and what it takes."""
 
     dialogue: int
-    tree: int
+    key: int
     positions: int
     sizes: tuple[int, ...]
     transcript: int
@@ -53,9 +53,11 @@ def measure(dialogues: Sequence, builder: TreeBuilder) -> list[Item]:
     """The size of every tree; `dialogues` is a sequence of `Dialogue`."""
     items = []
     for d in range(len(dialogues)):
-        for i, tree in enumerate(builder.trees(dialogues[d])):
+        dialogue = dialogues[d]
+        for key in builder.keys(dialogue):
+            tree = builder.tree(dialogue, key)
             items.append(Item(
-                d, i, T.length(tree), tuple(u.size for u in tree.utterances),
+                d, key, T.length(tree), tuple(u.size for u in tree.utterances),
                 max((len(u.transcript) for u in tree.utterances), default=0),
                 len(tree.branches)))
     return items

@@ -8,7 +8,6 @@ the libraries have changed. The same corpus, options and versions give the same 
 """
 
 import collections
-import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -16,16 +15,14 @@ import multiprocessing
 import os
 import re
 import shutil
-import signal
-import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
+from concurrent.futures import BrokenExecutor, as_completed
 from pathlib import Path
 
 import numpy as np
 
 import speechdst
-from speechdst.data import shard, speech
+from speechdst.data import shard, speech, workers
 from speechdst.data.dialogue import BadInput, Dialogue
 from speechdst.data.options import Options
 from speechdst.data.prepared import FORMAT, MANIFEST, Prepared
@@ -184,19 +181,14 @@ def _run(tasks: list[shard.Task], processes: int) -> Iterator[str]:
     if not todo or processes == 0:
         yield from map(shard.write, todo)
         return
-    # spawn: a fork of a process in which JAX or Grain run threads may hang.
     # librosa compiles some of itself at first use, into files that workers would write at once.
     speech.log_mel(np.ones(speech.SAMPLE_RATE, np.float32))
-    pool = ProcessPoolExecutor(
-        min(processes, len(todo)),
-        multiprocessing.get_context("spawn"),
-        initializer=_begin_worker,
-    )
-    others, workers = set(multiprocessing.active_children()), set()
+    pool = workers.pool(min(processes, len(todo)))
+    others, started = set(multiprocessing.active_children()), set()
     try:
-        with _single_threaded():
+        with workers.single_threaded():
             futures = [pool.submit(shard.write, task) for task in todo]
-        workers = set(multiprocessing.active_children()) - others
+        started = set(multiprocessing.active_children()) - others
         for future in as_completed(futures):
             yield future.result()
     except BrokenExecutor as error:
@@ -205,40 +197,13 @@ def _run(tasks: list[shard.Task], processes: int) -> Iterator[str]:
             mend="run the same command again with fewer --processes",
         ) from error
     except BaseException:  # also Ctrl-C: what is half done is lost, what is finished stays
-        for worker in workers:
+        for worker in started:
             worker.terminate()
         raise
     finally:
         pool.shutdown(cancel_futures=True)
         for left in (todo[0].folder / ".progress").glob("*.tmp"):
             left.unlink()
-
-
-@contextlib.contextmanager
-def _single_threaded() -> Iterator[None]:
-    """Processes started within have one thread for linear algebra each.
-
-    With one for each core in every worker they wait for one another (measured: four times slower
-    on two cores), and the last bits of a product may depend on how many share the work.
-    """
-    names = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-def _begin_worker() -> None:
-    """A worker leaves Ctrl-C to its parent, and goes when the parent is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 def _finish(name, options, partial, tasks, notes, quarantine, source) -> None:

@@ -111,25 +111,27 @@ class Layout:
         return len(self.tokens)
 
 
+def _size(segment: Segment) -> int:
+    return len(segment.ids) if isinstance(segment, Tokens) else segment.length
+
+
 def _flat(segments: Sequence[Segment]) -> tuple[np.ndarray, ...]:
     """Tokens, utterance, offset and loss flag of consecutive segments."""
-    parts = [np.zeros((4, 0), np.int32)]
+    tokens, utterance, offset, loss = columns = [], [], [], []
     for s in segments:
-        if isinstance(s, Tokens):
-            n = len(s.ids)
-            parts.append(np.array([s.ids, [-1] * n, [0] * n, [s.loss] * n], np.int32))
-        else:
-            n = s.length
-            parts.append(np.array([[0] * n, [s.utterance] * n, range(n), [0] * n], np.int32))
-    return tuple(np.concatenate(parts, 1))
+        n = _size(s)
+        soft = isinstance(s, Soft)
+        tokens += [0] * n if soft else list(s.ids)
+        utterance += [s.utterance if soft else -1] * n
+        offset += range(n) if soft else [0] * n
+        loss += [not soft and s.loss] * n
+    return tuple(np.array(c, np.int32) for c in columns)
 
 
 def length(tree: DialogueTree) -> int:
     """Positions that `layout(tree)` takes."""
-    size = lambda segments: sum(
-        len(s.ids) if isinstance(s, Tokens) else s.length for s in segments
-    )
-    return size(tree.trunk) + sum(max(size(b.segments) - 1, 0) for b in tree.branches)
+    return sum(map(_size, tree.trunk)) + sum(
+        max(sum(map(_size, b.segments)) - 1, 0) for b in tree.branches)
 
 
 def layout(tree: DialogueTree) -> Layout:
@@ -137,7 +139,7 @@ def layout(tree: DialogueTree) -> Layout:
     branch is only ever a target and takes no position."""
     tokens, utterance, offset, loss = _flat(tree.trunk)
     n = len(tokens)
-    forks = np.cumsum([0] + [len(_flat([s])[0]) for s in tree.trunk])
+    forks = np.cumsum([0, *map(_size, tree.trunk)])
     columns = [_columns(tokens, utterance, offset, loss, n, start=0, at=0, fork=0, branch=-1)]
     place = n
     for i, b in enumerate(tree.branches):

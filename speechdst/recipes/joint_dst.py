@@ -33,7 +33,7 @@ def loaders(config: ConfigDict, stage: ConfigDict, tokenizer: Tokenizer, model: 
             sources, builder, positions=spec.positions, rows=spec.rows,
             seed=config.seed + 1000 * i, block=spec.block,
             channels=model.encoder.width if encoded else model.encoder.channels,
-            spec_augment=dict(spec.spec_augment))
+            spec_augment=dict(spec.spec_augment), workers=config.loader_workers)
         for source, plan in zip(spec.sources, made[name].plans, strict=True):
             print(f"  {name} from {source['data']}/{source['split']}: {plan.summary()}")
     return made

@@ -2,6 +2,9 @@
 
 import collections
 import itertools
+import multiprocessing
+import os
+import signal
 
 import jax
 import numpy as np
@@ -113,6 +116,22 @@ def test_a_saved_state_resumes_the_stream():
     resumed = iter(make(**spec))
     resumed.set_state(saved)
     assert_same(taken(resumed, 4), expected)
+
+
+def test_worker_processes_change_nothing():
+    """Not a bit of the stream, nor its state; and they outlive the SIGTERM of a preemption."""
+    spec = dict(spec_augment=dict(channel_masks=1, channel_width=2, time_masks=1, time_width=4))
+    stream = iter(make(**spec))
+    expected = taken(stream, 2)
+    saved = stream.get_state()
+    expected += taken(stream, 2)
+    others = set(multiprocessing.active_children())
+    resumed = iter(make(**spec, workers=1))
+    (worker,) = set(multiprocessing.active_children()) - others
+    found = taken(resumed, 2)
+    os.kill(worker.pid, signal.SIGTERM)
+    resumed.set_state(saved)
+    assert_same(found + taken(resumed, 2), expected)
 
 
 @pytest.mark.parametrize("shares", [([0, 1], [2, 3]), ([1, 2], [0], [3])], ids=str)
