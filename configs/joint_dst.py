@@ -13,7 +13,11 @@ stacking_olmo_1b, stacking_gemma2_9b (2506.08633), spoken_history_olmo2_1b (2510
 stages `asr` and `joint` only. For instance:
 
     python -m speechdst.train --config=configs/joint_dst.py:gemma3_1b --workdir=runs/gemma3_1b
+
+With rows and mesh for a TPU slice (see `TOPOLOGIES`): gemma3_1b@v5e:4x4.
 """
+
+from math import prod
 
 from ml_collections import ConfigDict
 
@@ -297,6 +301,29 @@ def spoken_history_paper(c):
                    encoded=False, batches=dict(speech=speech)))
 
 
+# Behind a preset "@" and a topology: rows of a step for every chip, and over how many chips the
+# weights are split. While only LoRA and small towers train, little has to be added up between
+# chips, and splitting frozen weights means gathering them anew in every layer: they are split only
+# as far as they would not fit otherwise. `speechdst.compile` made the figures of BUILD.md from it.
+TOPOLOGIES = {
+    "gemma3_1b": {"v5e:4x4": (2, 1), "v5e:8x8": (2, 1), "v5e:16x16": (2, 1)},
+    "gemma3_4b": {"v5e:8x8": (2, 1)},
+    "gemma3_12b": {"v5p:4x4x4": (4, 1), "v6e:8x8": (2, 1)},
+}
+
+
+def placed(c, preset, topology):
+    """Rows and mesh for a topology of `TOPOLOGIES`."""
+    there = TOPOLOGIES.get(preset, {})
+    if topology not in there:
+        raise ValueError(f"preset {preset} has no settings for {topology!r}, "
+                         f"there are {', '.join(there) or 'none'}")
+    rows, c.mesh.fsdp = there[topology]
+    for stage in c.stages.values():
+        for batch in stage.batches.values():
+            batch.rows = rows * prod(map(int, topology.split(":")[1].split("x")))
+
+
 PRESETS = dict(
     tiny=tiny, demo=demo, multiwoz=multiwoz,
     gemma3_1b=lambda c: joint_paper(c, "gemma3-1b"),
@@ -309,6 +336,7 @@ PRESETS = dict(
 
 
 def get_config(preset: str = "demo") -> ConfigDict:
+    preset, _, topology = preset.partition("@")
     if preset not in PRESETS:
         raise ValueError(f"joint_dst has no preset {preset!r}, there are {', '.join(PRESETS)}")
     c = ConfigDict()
@@ -323,4 +351,6 @@ def get_config(preset: str = "demo") -> ConfigDict:
     c.evaluation = dict(data="", split="", rows=8, limit=0, beam=1, max_new=160,
                         context=dict(kind="text_history", path="speech", agent="text"))
     PRESETS[preset](c)
+    if topology:
+        placed(c, preset, topology)
     return c

@@ -8,8 +8,10 @@ import optax
 
 from speechdst.sharding import by_rows
 
+CHUNK = 128  # positions whose logits exist at a time
 
-def cross_entropy(hidden, head, targets, weights, chunk: int = 128, cap: float = 0.0) -> dict:
+
+def cross_entropy(hidden, head, targets, weights, chunk: int = CHUNK, cap: float = 0.0) -> dict:
     """Next-token cross entropy, chunked so that no full row of logits ever exists.
 
     Args: hidden [R, T, width], head [width, V], targets int32 [R, T], weights float32 [R, T];
@@ -34,7 +36,6 @@ def _of_rows(rows, head, chunk: int, cap: float):
         x = jnp.pad(x, ((0, 0), (0, pad), *((0, 0) for _ in more)))
         return x.reshape(r, -1, chunk, *x.shape[2:]).swapaxes(0, 1)
 
-    @jax.checkpoint
     def present(h, y, w):
         # Cast here, so that the chunks' gradients are summed in the head's own dtype.
         logits = jnp.einsum("rcd,dv->rcv", h, head.astype(h.dtype),
@@ -47,6 +48,9 @@ def _of_rows(rows, head, chunk: int, cap: float):
 
     zero = (jnp.zeros(r), jnp.zeros(r))
 
+    # Around the condition, not within it: what a branch keeps for its gradient is stacked over
+    # the chunks, and the head of a large vocabulary would be kept once for each.
+    @jax.checkpoint
     def step(carry, x):
         # Most chunks of a row of trees have nothing to predict.
         new = jax.lax.cond(x[2].any(), present, lambda *_: zero, *x)
