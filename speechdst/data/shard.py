@@ -89,6 +89,7 @@ def write(task: Task) -> str:
     """
     clock: collections.Counter[str] = collections.Counter()
     turns, quarantine, digests = [], [], []
+    asked: collections.Counter[str] = collections.Counter()
     values: dict[str, dict[str, set[str]]] = {}
     aside = task.folder / ".progress" / f"{task.file}.{os.getpid()}.tmp"
     with clear_disk_errors(task.folder), _removed(aside):
@@ -105,6 +106,7 @@ def write(task: Task) -> str:
             digests.append(hashlib.sha256(record).hexdigest())
             writer.write(record)
             turns += [{"dialogue": ready.id, "split": task.split} | m for m in measured]
+            asked.update(f"ambiguous: {q.ambiguous}" for q in ready.questions)
             for _, turn in ready.user_turns():
                 for domain, slots in turn.state.items():
                     for slot, value in slots.items():
@@ -122,6 +124,7 @@ def write(task: Task) -> str:
             "turns": turns,
             "quarantine": quarantine,
             "seconds": dict(clock),
+            "questions": dict(asked),
             "values": {d: {s: sorted(v) for s, v in ss.items()} for d, ss in values.items()},
         }
         write_text(task.sidecar, json.dumps(note))
@@ -160,6 +163,8 @@ def prepare(
             ) from bad
         turns.append(turn)
         lines.append({"turn": i} | line)
+    if dialogue.passages:
+        turns = speech.placed(turns)
     ready = dataclasses.replace(dialogue, turns=tuple(turns))
     validate(ready)
     return ready, lines
