@@ -1,18 +1,13 @@
 """Tracking: dialogues in, a transcript and a state for every user turn out."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-import jax
-import numpy as np
-
-from speechdst.data.batch import stack
 from speechdst.data.contexts import Context, Hearing, TreeBuilder
 from speechdst.data.dialogue import Dialogue
-from speechdst.data.plan import FRAME
 from speechdst.data.tokenizer import Tokenizer
-from speechdst.data.tree import DialogueTree, RowShape, Table, layout, length, pack
-from speechdst.decoding.decode import decode
+from speechdst.data.tree import DialogueTree
+from speechdst.decoding.answers import answers
 from speechdst.decoding.parse import Prediction, parse
 from speechdst.models.dialogue_lm import DialogueLMConfig
 from speechdst.training import state
@@ -42,8 +37,8 @@ class Tracker:
         users = [[i for i, t in enumerate(d.turns) if t.speaker == "user"] for d in dialogues]
         if self.context.kind == "spoken_history":
             prompts = [builder.prompt(d.turns) for d in dialogues]
-            for d, answers in self._decoded(prompts):
-                for turn, text in zip(users[d], answers, strict=True):
+            for d, texts in self._decoded(prompts):
+                for turn, text in zip(users[d], texts, strict=True):
                     yield d, turn, parse(text), text
             return
         # Turn by turn, since a history holds the model's own transcripts of the turns before.
@@ -59,45 +54,6 @@ class Tracker:
                     heard[d][turn] = dataclasses.replace(heard[d][turn], text=prediction.label)
                 yield d, turn, prediction, text
 
-    def _decoded(self, prompts: list[DialogueTree]):
-        """Yields (prompt index, answer text of every branch), longest prompts first."""
-        order = sorted(range(len(prompts)), key=lambda i: -length(prompts[i]))
-        graph, _ = state.abstract(self.config)
-        for at in range(0, len(order), self.rows):
-            chosen = order[at : at + self.rows]
-            trees = [prompts[i] for i in chosen]
-            shape = self._shape(trees)
-            trees += [DialogueTree((), ())] * (self.rows - len(trees))
-            batch = stack([pack([t], shape) for t in trees])
-            branches = _up(max(len(t.branches) for t in trees), 1)
-            starts = np.full((self.rows, branches), -1, np.int32)
-            for row, tree in enumerate(trees):
-                at_branch = np.unique(layout(tree).branch_start[layout(tree).branch >= 0])
-                starts[row, : len(at_branch)] = at_branch
-            tokens, _ = decode(self.params, jax.device_put(batch), starts, graph=graph,
-                               beam=self.beam, max_new=self.max_new, eos=self.tokenizer.eos)
-            tokens = np.asarray(tokens)
-            for row, i in enumerate(chosen):
-                yield i, [self.tokenizer.decode(t[: np.argmax(np.append(t, self.tokenizer.eos)
-                                                              == self.tokenizer.eos)])
-                          for t in tokens[row, : len(trees[row].branches)]]
-
-    def _shape(self, trees: Sequence[DialogueTree]) -> RowShape:
-        """A row shape for these prompts out of a small closed set: sizes are powers of two."""
-        tables: tuple[Table, ...] = ()
-        if sizes := [u.size for t in trees for u in t.utterances]:
-            kind = next(u.kind for t in trees for u in t.utterances)
-            size = _up(max(sizes), 32 if kind == "words" else int(128 * FRAME[kind]))
-            if self.config.encoder.most and kind == "waveform":
-                size = min(size, self.config.encoder.most)
-            count = _up(max(len(t.utterances) for t in trees), 1)
-            tables = (Table(kind, count, size, self.config.soft_length(kind, size)),)
-        return RowShape(_up(max(map(length, trees)), 128), tables,
-                        channels=self.config.encoder.channels)
-
-
-def _up(n: int, least: int) -> int:
-    """The next power of two times `least`."""
-    while least < n:
-        least *= 2
-    return least
+    def _decoded(self, prompts: Sequence[DialogueTree]) -> Iterator[tuple[int, list[str]]]:
+        return answers(prompts, self.params, self.config, self.tokenizer, beam=self.beam,
+                       max_new=self.max_new, rows=self.rows)

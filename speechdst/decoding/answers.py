@@ -1,0 +1,64 @@
+"""Prompts in, answers out: the text of every branch of a list of prompt trees."""
+
+from collections.abc import Iterator, Sequence
+
+import jax
+import numpy as np
+
+from speechdst.data.batch import stack
+from speechdst.data.plan import FRAME
+from speechdst.data.tokenizer import Tokenizer
+from speechdst.data.tree import DialogueTree, RowShape, Table, layout, length, pack
+from speechdst.decoding.decode import decode
+from speechdst.models.dialogue_lm import DialogueLMConfig
+from speechdst.training import state
+
+
+def answers(prompts: Sequence[DialogueTree], params: state.Params, config: DialogueLMConfig,
+            tokenizer: Tokenizer, *, beam: int = 1, max_new: int = 256,
+            rows: int = 8) -> Iterator[tuple[int, list[str]]]:
+    """Yields (prompt index, answer text of every branch), longest prompts first.
+
+    `prompts`: trees whose branches are one token, as `contexts.TreeBuilder.prompt` makes them;
+    `rows` of them are decoded together. Their shapes come from a small closed set.
+    """
+    order = sorted(range(len(prompts)), key=lambda i: -length(prompts[i]))
+    graph, _ = state.abstract(config)
+    for at in range(0, len(order), rows):
+        chosen = order[at : at + rows]
+        trees = [prompts[i] for i in chosen]
+        shape = _shape(trees, config)
+        trees += [DialogueTree((), ())] * (rows - len(trees))
+        batch = stack([pack([t], shape) for t in trees])
+        branches = _up(max(len(t.branches) for t in trees), 1)
+        starts = np.full((rows, branches), -1, np.int32)
+        for row, tree in enumerate(trees):
+            at_branch = np.unique(layout(tree).branch_start[layout(tree).branch >= 0])
+            starts[row, : len(at_branch)] = at_branch
+        tokens, _ = decode(params, jax.device_put(batch), starts, graph=graph, beam=beam,
+                           max_new=max_new, eos=tokenizer.eos)
+        tokens = np.asarray(tokens)
+        for row, i in enumerate(chosen):
+            yield i, [tokenizer.decode(t[: np.argmax(np.append(t, tokenizer.eos)
+                                                     == tokenizer.eos)])
+                      for t in tokens[row, : len(trees[row].branches)]]
+
+
+def _shape(trees: Sequence[DialogueTree], config: DialogueLMConfig) -> RowShape:
+    """A row shape for these prompts out of a small closed set: sizes are powers of two."""
+    tables: tuple[Table, ...] = ()
+    if sizes := [u.size for t in trees for u in t.utterances]:
+        kind = next(u.kind for t in trees for u in t.utterances)
+        size = _up(max(sizes), 32 if kind == "words" else int(128 * FRAME[kind]))
+        if config.encoder.most and kind == "waveform":
+            size = min(size, config.encoder.most)
+        count = _up(max(len(t.utterances) for t in trees), 1)
+        tables = (Table(kind, count, size, config.soft_length(kind, size)),)
+    return RowShape(_up(max(map(length, trees)), 128), tables, channels=config.encoder.channels)
+
+
+def _up(n: int, least: int) -> int:
+    """The next power of two times `least`."""
+    while least < n:
+        least *= 2
+    return least
