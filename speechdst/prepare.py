@@ -34,7 +34,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from speechdst import command
-from speechdst.data import preparation
+from speechdst.data import auxiliary_trees, preparation
 from speechdst.data.dialogue import BadInput
 from speechdst.data.options import Options
 from speechdst.data.prepared import Prepared
@@ -155,6 +155,8 @@ def make_tokenizer(config: ConfigDict, *, overwrite: bool = False) -> str:
         for domain, slots in prepared.schema.items():
             schema.setdefault(domain, {}).update(dict.fromkeys(slots))
     symbols = target_symbols({domain: list(slots) for domain, slots in schema.items()})
+    if any(s.get("questions") for p in sets for s in p.manifest["splits"].values()):
+        symbols += auxiliary_trees.symbols()
     try:
         model = train(_texts(sets), list(dict.fromkeys(symbols)), settings.size)
     except RuntimeError as error:
@@ -189,6 +191,7 @@ def _texts(sets: list[Prepared]) -> Iterator[str]:
                 yield f"{turn.speaker.upper()}: {turn.text}"
                 if turn.state is not None:
                     yield target(turn.text, turn.state)
+            yield from auxiliary_trees.texts(dialogue)
 
 
 def _summary(prepared: Prepared, work: dict[str, float], seconds: float) -> str:

@@ -127,10 +127,12 @@ class Reading:
 
 @dataclasses.dataclass(frozen=True)
 class Clarification:
-    """What to ask back when a question is ambiguous, one or several wordings, and the readings."""
+    """What to ask back when a question is ambiguous, one or several wordings, and the readings;
+    `meant`: the number of the reading that this user has in mind."""
 
     questions: tuple[str, ...]
     readings: tuple[Reading, ...]
+    meant: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -252,6 +254,8 @@ def _validate_questions(dialogue: Dialogue, bad) -> None:
                         for r in ask.readings)):
             bad("a clarification needs a question, and for each reading the user's reply and an "
                 "answer", f"{at}.clarification")
+        if ask is not None and not 0 <= ask.meant < len(ask.readings):
+            bad(f"reading {ask.meant} of {len(ask.readings)}", f"{at}.clarification.meant")
 
 
 def to_bytes(dialogue: Dialogue) -> bytes:
@@ -310,5 +314,5 @@ def _question(q: dict) -> Question:
     ask = q["clarification"]
     if ask is not None:
         ask = Clarification(tuple(ask["questions"]), tuple(
-            Reading(r["reply"], tuple(r["answers"])) for r in ask["readings"]))
+            Reading(r["reply"], tuple(r["answers"])) for r in ask["readings"]), ask["meant"])
     return Question(**(q | {"answers": answers, "clarification": ask}))

@@ -76,7 +76,7 @@ def make(sources: Sequence[Source], builder: TreeBuilder, *, positions: int, row
     if rows % hosts:
         raise ValueError(f"{rows} rows a batch cannot be shared by {hosts} hosts")
     measured = [planning.fitting(planning.measure(
-        s.dialogues, _sizes_only(builder)), positions) for s in sources]
+        s.dialogues, builder.sizes_only()), positions) for s in sources]
     everything = [i for items, _ in measured for i in items]
     shape = planning.row_shape(everything, positions, builder.table, builder.soft_length,
                                block=block, channels=channels)
@@ -95,12 +95,6 @@ def make(sources: Sequence[Source], builder: TreeBuilder, *, positions: int, row
     batches = mixed[host::hosts].batch(rows // hosts, batch_fn=stack)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4)
     return Loader(batches.to_iter_dataset(options), plans, rows)
-
-
-def _sizes_only(builder: TreeBuilder) -> TreeBuilder:
-    """The same builder for planning: sizes only, no features are computed."""
-    return TreeBuilder(builder.context, builder.tokenizer, builder.soft_length, builder.hearing,
-                       features=False)
 
 
 def count(batch: Batch) -> dict[str, int]:

@@ -82,6 +82,7 @@ def test_records_without_questions_are_stored_as_before_and_old_ones_can_be_read
         (changed(clarification=Clarification((), ASK.readings)), "needs a question"),
         (changed(clarification=Clarification(("which",), (Reading("", ("a",)),))), "needs a"),
         (changed(clarification=Clarification(("which",), (Reading("a", ()),))), "needs a"),
+        (changed(clarification=dataclasses.replace(ASK, meant=2)), "reading 2 of 2"),
         (changed(turn=0), "turn 0 is no user turn"),
         (changed(turn=9), "turn 9 is no user turn"),
         (changed(1, text=""), "neither written nor spoken"),

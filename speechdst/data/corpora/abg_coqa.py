@@ -113,5 +113,5 @@ def _clarification(raw: dict, get, answer: str) -> Clarification | None:
         kept = dict.fromkeys(a.strip() for a in answers if a and a.strip())
         readings.append(Reading(get(given, "clr_ans", str).strip(), tuple(kept)))
     # What this user means is the reading with the answer that the conversation goes on with.
-    readings.sort(key=lambda r: answer not in r.answers)
-    return Clarification(tuple(q.strip() for q in wordings), tuple(readings))
+    meant = next((i for i, r in enumerate(readings) if answer in r.answers), 0)
+    return Clarification(tuple(q.strip() for q in wordings), tuple(readings), meant)

@@ -147,8 +147,8 @@ def _ask(asked: str, named: str, rng: random.Random) -> str:
 
 def _clarification(asked: str, facts: list[_Fact], rng: random.Random) -> Clarification:
     first, second = facts
-    meant = rng.sample(facts, 2)  # the first reading is what this user means
     return Clarification(
         tuple(w.format(first.colour, second.colour, first.thing) for w in _WORDS["clarify"]),
-        tuple(Reading(_WORDS["reply"].format(f.colour), (f.answer(asked),)) for f in meant),
+        tuple(Reading(_WORDS["reply"].format(f.colour), (f.answer(asked),)) for f in facts),
+        rng.randrange(2),
     )  # fmt: skip
