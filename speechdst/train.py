@@ -26,7 +26,7 @@ from speechdst.data.contexts import FRAMES_PER_SECOND
 from speechdst.hf import towers
 from speechdst.recipes import recipe_of
 from speechdst.training import optimizer, state
-from speechdst.training.checkpoint import Checkpointer, load_params
+from speechdst.training.checkpoint import Checkpointer, load_base, load_params
 from speechdst.training.counts import counts
 from speechdst.training.metrics import Metrics, Progress, check_finite
 from speechdst.training.preemption import Preemption
@@ -102,9 +102,11 @@ def train_stage(name: str, workdir: Path, config, tokenizer, params, preemption)
     return current.trainable | current.frozen
 
 
-def initial(c, model, template: dict) -> dict:
-    """The parameters that a run starts from: read from the checkpoints of `config.pretrained`,
-    the others drawn."""
+def initial(c, model, tokenizer, template: dict) -> dict:
+    """The parameters that a run starts from: those of the stage of another run that `config.base`
+    names, or read from the checkpoints of `config.pretrained` and the others drawn."""
+    if c.get("base", ""):
+        return load_base(Path(c.base), template, tokenizer)
     params = towers.load(c.pretrained, model, template)
     drawn = {path: x for path, x in template.items() if path not in params}
 
@@ -144,7 +146,7 @@ def main(argv):
         elif i:
             params = load_params(workdir / c.order[i - 1], template)
         else:
-            params = initial(c, model, template)
+            params = initial(c, model, tokenizer, template)
         params = train_stage(name, workdir, model, tokenizer, params, preemption)
         if params is None:
             return

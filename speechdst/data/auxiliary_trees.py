@@ -12,13 +12,14 @@ so that the recording is encoded once for all of them. The paper's templates are
 the instructions and targets here are ours, and all of them stand in this file.
 """
 
+import copy
 import dataclasses
 import json
 import re
 import zlib
 from collections.abc import Iterator, Mapping
 
-from speechdst.data.contexts import Context, TreeBuilder
+from speechdst.data.contexts import Context, Hearing, TreeBuilder
 from speechdst.data.dialogue import Dialogue, Passage, Question
 from speechdst.data.tree import Branch, DialogueTree, Tokens
 
@@ -82,8 +83,8 @@ def said(dialogue: Dialogue, part: str, question: Question) -> str:
         return " ".join(texts) if all(texts) else dialogue.passages[question.passage].text
     if part == "turn":
         return turns[drawn(dialogue, asked)].text
-    texts = [f"{t.speaker.upper()}: {t.text}" for t in turns[: asked + 1]]
-    return "\n".join(texts) if all(t.text for t in turns) else ""
+    texts = [t.text for t in turns[: asked + 1]]
+    return " ".join(texts) if all(texts) else ""
 
 
 def _turns_of(dialogue: Dialogue, question: Question) -> tuple[int, int]:
@@ -166,11 +167,10 @@ class TaskTreeBuilder(TreeBuilder):
     def asked(self, dialogue: Dialogue) -> list[Asked]:
         """All that the tasks of the context ask about a dialogue. One without questions (a live
         conversation) is asked about its last turn; then no target is known."""
-        questions = dialogue.questions or (
-            Question("last", "", (), turn=len(dialogue.turns) - 1),)
+        end = len(dialogue.turns) - 1
         made = []
-        for i, question in enumerate(questions):
-            last = question.turn if question.turn is not None else len(dialogue.turns) - 1
+        for i, question in enumerate(dialogue.questions or (Question("last", "", (), turn=end),)):
+            last = end if question.turn is None else question.turn
             before = f"{QUESTION} {question.text}\n" if question.turn is None else ""
             passage = dialogue.passages[question.passage] if dialogue.passages else None
             add = lambda task, part, text, target, i=i, last=last: made.append(
@@ -189,6 +189,13 @@ class TaskTreeBuilder(TreeBuilder):
                 add("response", "", before + REPLY, reply(question))
         return made
 
+    def only(self, task: str, *listening: str) -> "TaskTreeBuilder":
+        """The same builder for one task; `listening`: of which parts."""
+        made = copy.copy(self)
+        made.context = dataclasses.replace(
+            self.context, tasks=(task,), listening=listening or self.context.listening)
+        return made
+
     def trees(self, dialogue: Dialogue) -> list[DialogueTree]:
         """The training tree of a dialogue, of what has a target; none where a turn is outside
         the limits of the context."""
@@ -198,8 +205,10 @@ class TaskTreeBuilder(TreeBuilder):
         return [self._tree(dialogue, asked, targets=True)] if asked else []
 
     def prompt(self, dialogue: Dialogue) -> tuple[DialogueTree, list[Asked]]:
-        """What is read before the answers are decoded, and what is asked, one branch each."""
-        asked = self.asked(dialogue)
+        """What is read before the answers are decoded, all turns that there are, and what is
+        asked, one branch each."""
+        end = len(dialogue.turns) - 1
+        asked = [dataclasses.replace(a, turn=end) for a in self.asked(dialogue)]
         return self._tree(dialogue, asked, targets=False), asked
 
     def _tree(self, dialogue: Dialogue, asked: list[Asked], targets: bool) -> DialogueTree:
@@ -214,3 +223,9 @@ class TaskTreeBuilder(TreeBuilder):
                 (Tokens(ids), Tokens([*answer, self.tokenizer.eos], loss=True)),
                 TASKS.index(a.task)))
         return DialogueTree(tuple(trunk), tuple(branches), tuple(utterances))
+
+
+def builder_of(context: Context, tokenizer, model, hearing: Hearing | None = None) -> TreeBuilder:
+    """The builder of a context's trees, for a model's config; `hearing`: if not the encoder's."""
+    kind = TaskTreeBuilder if isinstance(context, TaskContext) else TreeBuilder
+    return kind(context, tokenizer, model.soft_length, hearing or Hearing.of(model.encoder))

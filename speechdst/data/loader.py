@@ -1,6 +1,7 @@
 """Grain loaders: planned rows, mixed over sources, shuffled, split by host, stacked to batches."""
 
 import dataclasses
+import hashlib
 from collections.abc import Sequence
 
 import grain
@@ -22,6 +23,30 @@ class Source:
 
     dialogues: Sequence
     weight: float = 1.0
+
+
+class Part(Sequence):
+    """Some of a sequence of dialogues: about `share` of its conversations, drawn by their ids.
+
+    A smaller share is part of a larger one. Other renderings of a conversation and what it goes on
+    to (ids that differ behind a "~") stay with it. `ids`: of all dialogues, in their order.
+    """
+
+    def __init__(self, dialogues: Sequence, ids: Sequence[str], share: float, seed: int = 0):
+        order = lambda id: hashlib.sha256(f"{seed}/{id.partition('~')[0]}".encode()).digest()
+        families = sorted({id.partition("~")[0] for id in ids}, key=order)
+        kept = set(families[: max(1, round(share * len(families)))])
+        self.dialogues, self.name = dialogues, f"{share}/{seed}"
+        self.chosen = [i for i, id in enumerate(ids) if id.partition("~")[0] in kept]
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, index: int):
+        return self.dialogues[self.chosen[index]]
+
+    def __repr__(self) -> str:  # which Grain compares when it restores the position of a run
+        return f"Part({self.name} of {self.dialogues!r})"
 
 
 class _PackedRows(grain.transforms.RandomMap):

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from speechdst.data.dialogue import BadInput
 
-NAMES = ("joint_dst",)
+NAMES = ("joint_dst", "auxiliary")
 
 
 def recipe_of(config: ConfigDict) -> types.ModuleType:

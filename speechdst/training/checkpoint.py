@@ -97,6 +97,21 @@ def load_params(folder: Path, template: dict) -> dict:
     return restored
 
 
+def load_base(folder: Path, template: dict, tokenizer: Tokenizer) -> dict:
+    """The parameters of a stage of another run, to go on from.
+
+    Raises:
+      BadInput: as `load_params`; or that run had another vocabulary, whose embedding rows would
+        mean other pieces here.
+    """
+    params = load_params(folder, template)
+    with _explained(folder), ocp.CheckpointManager((folder / "steps").absolute()) as manager:
+        found = manager.restore(manager.latest_step(),
+                                args=ocp.args.Composite(meta=ocp.args.JsonRestore()))
+    check_fingerprint(found["meta"], {"tokenizer": tokenizer.fingerprint}, folder)
+    return params
+
+
 def load_run(config: ConfigDict, workdir: Path, stage: str = ""
              ) -> tuple[Tokenizer, DialogueLMConfig, dict]:
     """Tokenizer, model and parameters (on the first device) of a run after `stage`, or after the
