@@ -33,6 +33,7 @@ import soundfile
 import soxr
 
 from speechdst.data.dialogue import SAMPLE_RATE, BadInput
+from speechdst.files import write_bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +51,14 @@ class Voice:
     def label(self) -> str:
         """One word for it, as `Audio.voice` stores it: "en-us+f2/175/50"."""
         return f"{self.name}/{self.rate}/{self.pitch}"
+
+    @classmethod
+    def of(cls, label: str) -> "Voice | None":
+        """Inverse of `label`; None for the name of a person, who is no synthesiser's voice."""
+        name, *numbers = label.rsplit("/", 2)
+        if len(numbers) != 2 or not all(n.isdecimal() for n in numbers):
+            return None
+        return cls(name, *map(int, numbers))
 
 
 Synthesizer = Callable[[str, Voice], np.ndarray]
@@ -209,12 +218,9 @@ def _speak(request: tuple[str, Voice], cache_dir: Path | None, name: str):
         pass  # not there yet, or cut off by a crash: made anew below
     samples = _checked(text, voice, name)
     if isinstance(samples, np.ndarray):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_suffix(f".{os.getpid()}.tmp")
         buffer = io.BytesIO()
         soundfile.write(buffer, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
-        aside.write_bytes(buffer.getvalue())
-        aside.replace(path)
+        write_bytes(path, buffer.getvalue())
     return samples
 
 
