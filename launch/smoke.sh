@@ -7,7 +7,7 @@ folder=${1:-$(mktemp -d)}
 # What one command compiles, the next finds.
 export JAX_COMPILATION_CACHE_DIR="$folder/compiled" JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0
 
-for recipe in joint_dst; do
+for recipe in joint_dst auxiliary; do
   config=configs/$recipe.py:tiny
   work=$folder/$recipe
   set -- --config=$config --config.data_dir="$work/data"

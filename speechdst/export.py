@@ -22,8 +22,10 @@ from safetensors.numpy import load_file, save_file
 from speechdst.card import card
 from speechdst.command import run
 from speechdst.config import context_of, model_config
+from speechdst.data.auxiliary_trees import TaskContext
 from speechdst.data.dialogue import BadInput
 from speechdst.data.tokenizer import Tokenizer
+from speechdst.decoding.respond import Responder
 from speechdst.decoding.track import Tracker
 from speechdst.files import write_text
 from speechdst.hf import decoders, encoders, towers
@@ -83,8 +85,8 @@ def save(folder: Path, params: dict, model: dict, tokenizer: Tokenizer, context:
     write_text(folder / CONFIG, json.dumps(config, indent=1) + "\n")
 
 
-def load(folder: str | Path) -> Tracker:
-    """The tracker of an exported folder.
+def load(folder: str | Path) -> Tracker | Responder:
+    """What an exported folder holds: a tracker, or a model of the auxiliary tasks.
 
     Raises:
       BadInput: a file is missing or of another format, the vocabulary does not match, or a tensor
@@ -122,8 +124,9 @@ def load(folder: str | Path) -> Tracker:
     rest = load_file(weights)
     fits({p: v.shape for p, v in rest.items()},
          {p: x for p, x in shapes.items() if p not in params}, weights, mend="export the run again")
-    return Tracker(params | jax.device_put(rest), model, tokenizer,
-                   context_of(config["context"]), **config["decoding"])
+    context = context_of(config["context"])
+    made = Responder if isinstance(context, TaskContext) else Tracker
+    return made(params | jax.device_put(rest), model, tokenizer, context, **config["decoding"])
 
 
 def main(argv):

@@ -37,8 +37,9 @@ def asks_back(reply: str) -> bool:
 
 
 def meant(question: Question) -> Reading | None:
-    """What the user means by an ambiguous question: the first of its readings."""
-    return question.clarification.readings[0] if question.clarification else None
+    """What the user means by an ambiguous question."""
+    ask = question.clarification
+    return ask.readings[ask.meant] if ask else None
 
 
 def scripted_user(dialogue: Dialogue, question: Question, turns: Sequence[Turn]) -> str:

@@ -1,9 +1,10 @@
 """Auxiliary tasks over the same small speech data (arXiv 2412.15995)."""
 
+from speechdst.evaluation.tasks import evaluate
 from speechdst.recipes.joint_dst import loaders
 from speechdst.steps import auxiliary
 
-__all__ = ["loaders", "make_step"]
+__all__ = ["evaluate", "loaders", "make_step"]
 
 
 def make_step(graph, stage, **jit):

@@ -11,15 +11,18 @@ from speechdst.data import loader
 from speechdst.data.auxiliary_trees import builder_of
 from speechdst.data.prepared import Prepared
 from speechdst.data.tokenizer import Tokenizer
+from speechdst.evaluation.states import evaluate
 from speechdst.models.dialogue_lm import DialogueLMConfig
 from speechdst.steps import joint_dst
+
+__all__ = ["evaluate", "loaders", "make_step"]
 
 
 def loaders(config: ConfigDict, stage: ConfigDict, tokenizer: Tokenizer, model: DialogueLMConfig,
             params: dict) -> dict[str, loader.Loader]:
     """The loaders of a stage by batch name; with `encoded` speech is read as the frozen encoder
-    of `params` left it (`python -m speechdst.prepare --features`). A source may say `share`: only
-    so much of its conversations, drawn by the seed."""
+    of `params` left it (`python -m speechdst.prepare --features`). A batch may say `share`: only
+    so much of the conversations of its sources, drawn by the seed."""
     made = {}
     for i, (name, spec) in enumerate(sorted(stage.batches.items())):
         encoded = stage.get("encoded", False) and spec.context.path == "speech"
@@ -30,7 +33,7 @@ def loaders(config: ConfigDict, stage: ConfigDict, tokenizer: Tokenizer, model: 
             prepared = Prepared(Path(config.data_dir) / s["data"])
             dialogues = (encode.dialogues(prepared, s["split"], model, params, stage.trainable)
                          if encoded else prepared.dialogues(s["split"]))
-            if (share := s.get("share", 1.0)) < 1:
+            if (share := spec.get("share", 1.0)) < 1:
                 dialogues = loader.Part(dialogues, prepared.ids(s["split"]), share, config.seed)
             sources.append(loader.Source(dialogues, s["weight"]))
         made[name] = loader.make(
