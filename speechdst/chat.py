@@ -66,14 +66,15 @@ class _Failure(Exception):
 class Endpoint:
     """Where a chat model is and how often it may be asked.
 
-    `url`: up to and without "/chat/completions". `key_variable`: the environment variable with the
-    key; "": none is sent. `timeout`: seconds for one reply, whole. `attempts`: requests for one
-    reply, pauses of `backoff` seconds between them doubling up to `longest_pause`; a Retry-After
-    of at most that is kept to. `calls`: requests in all, of one process; 0: no bound.
+    `url`: up to and without "/chat/completions"; "": there is none. `key_variable`: the
+    environment variable with the key; "": none is sent. `timeout`: seconds for one reply, whole.
+    `attempts`: requests for one reply, pauses of `backoff` seconds between them doubling up to
+    `longest_pause`; a Retry-After of at most that is kept to. `calls`: requests in all, of one
+    process; 0: no bound.
     """
 
-    url: str
-    model: str
+    url: str = ""
+    model: str = ""
     key_variable: str = "OPENAI_API_KEY"
     timeout: float = 60.0
     attempts: int = 5
@@ -82,8 +83,11 @@ class Endpoint:
     calls: int = 10_000
 
     def __post_init__(self):
-        if not self.url.startswith(("http://", "https://")) or set("@?#") & set(self.url):
+        if self.url and (not self.url.startswith(("http://", "https://"))
+                         or set("@?#") & set(self.url)):
             raise ValueError("url is not http(s)://host/path, or has a user or a key in it")
+        if self.url and not self.model:
+            raise ValueError("an endpoint's model has no name")
         if self.attempts < 1:
             raise ValueError(f"attempts is {self.attempts}, expected at least 1")
 

@@ -5,7 +5,7 @@ trajectory F1           the last reply against the answer that the user was afte
 post-clarification F1   the same, only where the model has asked back
 exact match, F1         the last reply as SQuAD scores it; the three above are DROP's F1
 action ...              see `metrics.actions`, where it is annotated what is ambiguous
-word error rate         of what the model has heard, where it was asked for a transcript
+WER ...                 word error rate of what the model has heard in a part of the recording
 ... similarity          SBERT-style, of the same pairs as the F1 of that name, if a model is given
 """
 
@@ -28,7 +28,7 @@ from speechdst.metrics.wer import word_errors
 
 BANDS = 3  # of speaking rates and pitches, equally many questions each
 SHOWN = ("action accuracy", "action binary F1", "turn F1", "trajectory F1",
-         "post-clarification F1", "exact match", "F1", "word error rate")
+         "post-clarification F1", "exact match", "F1")
 
 Pairs = Callable[[Sequence[tuple[str, str]]], Sequence[float]]
 
@@ -103,10 +103,10 @@ def _counts(t: Trajectory) -> dict[str, tuple[float, float]]:
             made["post-clarification F1"] = made["trajectory F1"]
         exact, f1 = qa.squad(own[-1], t.answers)
         made |= {"exact match": (exact, 1), "F1": (f1, 1)}
-    if t.transcript is not None:
-        words = word_errors([(t.heard, t.transcript)])
-        made["word error rate"] = words.substitutions + words.deletions + words.insertions, (
-            words.words)
+    for part, pair in t.heard.items():
+        words = word_errors([pair])
+        made[f"WER {part}"] = (words.substitutions + words.deletions + words.insertions,
+                               words.words)
     return made
 
 
@@ -155,7 +155,7 @@ def summary(rows: dict[str, ConversationScores], title: str = "conversations") -
     """Models side by side, %; 95 % intervals over dialogues."""
     names = [n for n in SHOWN if any(n in s.rates for s in rows.values())]
     names += [n for n in dict.fromkeys(n for s in rows.values() for n in s.rates)
-              if n.endswith("similarity")]
+              if n.endswith("similarity") or n.startswith("WER")]
     table = Table(title=f"{title}: % (95 % interval over dialogues)", title_justify="left")
     for column in ("", *names, "questions", "failed"):
         table.add_column(column, justify="right" if column else "left")
@@ -166,15 +166,16 @@ def summary(rows: dict[str, ConversationScores], title: str = "conversations") -
 
 
 def breakdown(scores: ConversationScores, names: Iterable[str] = (
-        "action binary F1", "trajectory F1", "exact match", "F1", "word error rate")) -> Table:
+        "action binary F1", "trajectory F1", "exact match", "F1")) -> Table:
     """One model's scores by group, %."""
     names = [n for n in names if n in scores.rates]
+    names += [n for n in scores.rates if n.startswith("WER")]
     table = Table(title="by group, %", title_justify="left")
     for column in ("", "group", "questions", *names):
         table.add_column(column, justify="left" if column in ("", "group") else "right")
     for by, groups in scores.groups.items():
         for i, (group, rates) in enumerate(groups.items()):
-            counted = max((r.count for n, r in rates.items() if n != "word error rate"), default=0)
+            counted = max((r.count for n, r in rates.items() if n[:3] != "WER"), default=0)
             table.add_row(by if not i else "", group, str(counted),
                           *(number(rates[n].value) if n in rates else "-" for n in names))
     return table

@@ -57,10 +57,10 @@ def test_what_is_not_annotated_is_not_counted():
 
 
 def test_words_heard():
-    found = score([trajectory(0, ["x"], heard="the cat sat down", transcript="the bat sat"),
-                   trajectory(1, ["x"], heard="yes", transcript="Yes.")])
-    assert found.rates["word error rate"].value == pytest.approx(40)
-    assert found.rates["word error rate"].count == 5
+    found = score([trajectory(0, ["x"], heard={"request": ("the cat sat down", "the bat sat")}),
+                   trajectory(1, ["x"], heard={"request": ("yes", "Yes."), "story": ("a", "b")})])
+    assert found.rates["WER request"].value == pytest.approx(40)
+    assert found.rates["WER request"].count == 5 and found.rates["WER story"].value == 100
 
 
 def test_groups_and_bands():
