@@ -12,7 +12,7 @@ WER ...                 word error rate of what the model has heard in a part of
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,8 @@ from speechdst.metrics.wer import word_errors
 BANDS = 3  # of speaking rates and pitches, equally many questions each
 SHOWN = ("action accuracy", "action binary F1", "turn F1", "trajectory F1",
          "post-clarification F1", "exact match", "F1")
+_SHORT = {"action accuracy": "act acc", "action binary F1": "act F1", "trajectory F1": "traj F1",
+          "post-clarification F1": "post F1", "exact match": "EM"}
 
 Pairs = Callable[[Sequence[tuple[str, str]]], Sequence[float]]
 
@@ -152,30 +154,48 @@ def _bands(values: Sequence[float | None], unit: str) -> dict[str, list[int]]:
 
 
 def summary(rows: dict[str, ConversationScores], title: str = "conversations") -> Table:
-    """Models side by side, %; 95 % intervals over dialogues."""
-    names = [n for n in SHOWN if any(n in s.rates for s in rows.values())]
-    names += [n for n in dict.fromkeys(n for s in rows.values() for n in s.rates)
-              if n.endswith("similarity") or n.startswith("WER")]
-    table = Table(title=f"{title}: % (95 % interval over dialogues)", title_justify="left")
-    for column in ("", *names, "questions", "failed"):
-        table.add_column(column, justify="right" if column else "left")
+    """Models side by side, %."""
+    names = shown(*rows.values())
+    table = Table(title=f"{title}, %", title_justify="left")
+    for column in ("", *(_SHORT.get(n, n) for n in names), "asked", "of", "failed"):
+        table.add_column(column, justify="right" if column else "left", no_wrap=not column)
     for row, s in rows.items():
-        table.add_row(row, *(str(s.rates.get(n, Rate(None, None, None, 0))) for n in names),
-                      str(s.questions), str(sum(s.failures.values())))
+        table.add_row(row, *(number(s.rates[n].value) if n in s.rates else "-" for n in names),
+                      str(s.asked), str(s.questions), str(sum(s.failures.values())))
     return table
 
 
-def breakdown(scores: ConversationScores, names: Iterable[str] = (
-        "action binary F1", "trajectory F1", "exact match", "F1")) -> Table:
+def intervals(scores: ConversationScores, title: str = "") -> Table:
+    """All scores of one model with their intervals and how many things they count."""
+    table = Table(title=f"{title}, % (95 % interval over dialogues)", title_justify="left")
+    for column in ("", "%", "counted"):
+        table.add_column(column, justify="right" if column else "left", no_wrap=True)
+    for name, rate in scores.rates.items():
+        table.add_row(name, str(rate), str(rate.count))
+    return table
+
+
+def shown(*several: ConversationScores) -> list[str]:
+    """The names of the scores that a table of several models shows, in order."""
+    known = dict.fromkeys(n for s in several for n in s.rates)
+    return [n for n in SHOWN if n in known] + [
+        n for n in known if n.endswith("similarity") or n.startswith("WER")]
+
+
+def breakdown(scores: ConversationScores, title: str = "") -> Table:
     """One model's scores by group, %."""
-    names = [n for n in names if n in scores.rates]
-    names += [n for n in scores.rates if n.startswith("WER")]
-    table = Table(title="by group, %", title_justify="left")
-    for column in ("", "group", "questions", *names):
-        table.add_column(column, justify="left" if column in ("", "group") else "right")
+    names = shown(scores)
+    table = Table(title=f"{title} by group, %", title_justify="left")
+    for column in ("", "group", "of", *(_SHORT.get(n, n) for n in names)):
+        table.add_column(column, justify="left" if column in ("", "group") else "right",
+                         no_wrap=column in ("", "group"))
     for by, groups in scores.groups.items():
         for i, (group, rates) in enumerate(groups.items()):
-            counted = max((r.count for n, r in rates.items() if n[:3] != "WER"), default=0)
-            table.add_row(by if not i else "", group, str(counted),
+            table.add_row(by if not i else "", group, str(counted(rates)),
                           *(number(rates[n].value) if n in rates else "-" for n in names))
     return table
+
+
+def counted(rates: dict[str, Rate]) -> int:
+    """How many questions a group of scores has (word error rates count words)."""
+    return max((r.count for n, r in rates.items() if not n.startswith("WER")), default=0)

@@ -105,10 +105,11 @@ def evaluate(config: ConfigDict, workdir: Path,
     if not any(s.questions for s in found.values()):
         raise BadInput("no dialogue has a question", file=data.folder, field="split",
                        mend="evaluate a data set with questions")
-    first = next(iter(found.values()))
-    console.print(scores.summary(found, f"{e.data}/{e.split}"))
+    arm, first = next(iter(found.items()))
+    console.print(scores.intervals(first, arm))
     if first.groups:
-        console.print(scores.breakdown(first))
+        console.print(scores.breakdown(first, arm))
+    console.print(scores.summary(found, f"{e.data}/{e.split}"))
     print(f"trajectories and scores: {results}")
     return found
 

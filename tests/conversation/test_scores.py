@@ -77,7 +77,8 @@ def test_groups_and_bands():
     console = scores.breakdown(found)
     assert console.row_count == 5
     table = scores.summary({"model": found})
-    assert [c.header for c in table.columns][:3] == ["", "action accuracy", "action binary F1"]
+    assert [c.header for c in table.columns][:3] == ["", "act acc", "act F1"]
+    assert scores.intervals(found).row_count == len(found.rates)
 
 
 def test_voices_rates_and_pitches_come_from_the_recordings(tmp_path):
