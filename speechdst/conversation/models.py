@@ -5,8 +5,6 @@ import abc
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
 from speechdst.chat import ChatEndpoint, ChatUnavailable, audio_part, text_part
 from speechdst.conversation import prompts
 from speechdst.conversation.roles import first_line, meant
@@ -153,19 +151,10 @@ class Blind(Model):
 
 
 def _silenced(context: Context) -> Context:
-    def silent(turn: Turn) -> Turn:
-        audio, features = turn.audio, turn.features
-        if audio is not None:
-            audio = speech.encode(np.zeros(audio.samples, np.int16), audio.voice)
-        if features is not None:
-            length = len(features) * speech.HOP
-            features = speech.log_mel(np.zeros(length, np.float32), features.shape[1]).astype(
-                np.float16)
-        return dataclasses.replace(turn, text="", words=(), audio=audio, features=features)
-
+    unknown = lambda turn: dataclasses.replace(speech.silent(turn), text="", words=())
     d = context.dialogue
     return dataclasses.replace(context, dialogue=dataclasses.replace(
-        d, turns=tuple(map(silent, d.turns)),
+        d, turns=tuple(map(unknown, d.turns)),
         passages=tuple(dataclasses.replace(p, text="") for p in d.passages),
         questions=(dataclasses.replace(context.question, text=""),)))
 

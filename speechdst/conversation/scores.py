@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from rich import box
 from rich.table import Table
 
 from speechdst.conversation.loop import Trajectory
@@ -23,7 +24,7 @@ from speechdst.data.dialogue import BadInput
 from speechdst.metrics import qa
 from speechdst.metrics.actions import ASK, action_scores
 from speechdst.metrics.bootstrap import RESAMPLES, ratio_interval
-from speechdst.metrics.scores import Rate, number
+from speechdst.metrics.scores import Rate
 from speechdst.metrics.wer import word_errors
 
 BANDS = 3  # of speaking rates and pitches, equally many questions each
@@ -156,12 +157,10 @@ def _bands(values: Sequence[float | None], unit: str) -> dict[str, list[int]]:
 def summary(rows: dict[str, ConversationScores], title: str = "conversations") -> Table:
     """Models side by side, %."""
     names = shown(*rows.values())
-    table = Table(title=f"{title}, %", title_justify="left")
-    for column in ("", *(_SHORT.get(n, n) for n in names), "asked", "of", "failed"):
-        table.add_column(column, justify="right" if column else "left", no_wrap=not column)
+    table = _narrow(f"{title}, %", ("",), (*names, "asked", "of", "failed"))
     for row, s in rows.items():
-        table.add_row(row, *(number(s.rates[n].value) if n in s.rates else "-" for n in names),
-                      str(s.asked), str(s.questions), str(sum(s.failures.values())))
+        table.add_row(row, *_cells(s.rates, names), str(s.asked), str(s.questions),
+                      str(sum(s.failures.values())))
     return table
 
 
@@ -185,15 +184,26 @@ def shown(*several: ConversationScores) -> list[str]:
 def breakdown(scores: ConversationScores, title: str = "") -> Table:
     """One model's scores by group, %."""
     names = shown(scores)
-    table = Table(title=f"{title} by group, %", title_justify="left")
-    for column in ("", "group", "of", *(_SHORT.get(n, n) for n in names)):
-        table.add_column(column, justify="left" if column in ("", "group") else "right",
-                         no_wrap=column in ("", "group"))
+    table = _narrow(f"{title} by group, %", ("", "group"), ("of", *names))
     for by, groups in scores.groups.items():
         for i, (group, rates) in enumerate(groups.items()):
-            table.add_row(by if not i else "", group, str(counted(rates)),
-                          *(number(rates[n].value) if n in rates else "-" for n in names))
+            table.add_row(by if not i else "", group, str(counted(rates)), *_cells(rates, names))
     return table
+
+
+def _narrow(title: str, texts: Sequence[str], numbers: Sequence[str]) -> Table:
+    """A table that fits a terminal of 80 columns."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0),
+                  pad_edge=False)
+    for column in texts:
+        table.add_column(column, no_wrap=True)
+    for column in numbers:
+        table.add_column(_SHORT.get(column, column), justify="right")
+    return table
+
+
+def _cells(rates: dict[str, Rate], names: Sequence[str]) -> list[str]:
+    return [f"{rates[n].value:.1f}" if n in rates else "-" for n in names]
 
 
 def counted(rates: dict[str, Rate]) -> int:
