@@ -157,10 +157,10 @@ def _bands(values: Sequence[float | None], unit: str) -> dict[str, list[int]]:
 def summary(rows: dict[str, ConversationScores], title: str = "conversations") -> Table:
     """Models side by side, %."""
     names = shown(*rows.values())
-    table = _narrow(f"{title}, %", ("",), (*names, "asked", "of", "failed"))
+    table = _narrow(f"{title}, %", ("",), (*names, "asked", "of"))
     for row, s in rows.items():
-        table.add_row(row, *_cells(s.rates, names), str(s.asked), str(s.questions),
-                      str(sum(s.failures.values())))
+        table.add_row(row, *_cells(s.rates, names), str(s.asked),
+                      str(s.questions - sum(s.failures.values())))
     return table
 
 
@@ -183,7 +183,7 @@ def shown(*several: ConversationScores) -> list[str]:
 
 def breakdown(scores: ConversationScores, title: str = "") -> Table:
     """One model's scores by group, %."""
-    names = shown(scores)
+    names = [n for n in shown(scores) if n not in ("action accuracy", "turn F1")]
     table = _narrow(f"{title} by group, %", ("", "group"), ("of", *names))
     for by, groups in scores.groups.items():
         for i, (group, rates) in enumerate(groups.items()):
@@ -193,17 +193,18 @@ def breakdown(scores: ConversationScores, title: str = "") -> Table:
 
 def _narrow(title: str, texts: Sequence[str], numbers: Sequence[str]) -> Table:
     """A table that fits a terminal of 80 columns."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0),
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0,
                   pad_edge=False)
     for column in texts:
         table.add_column(column, no_wrap=True)
     for column in numbers:
-        table.add_column(_SHORT.get(column, column), justify="right")
+        name = _SHORT.get(column, column)
+        table.add_column(name, justify="right", min_width=max(map(len, name.split())) + 1)
     return table
 
 
 def _cells(rates: dict[str, Rate], names: Sequence[str]) -> list[str]:
-    return [f"{rates[n].value:.1f}" if n in rates else "-" for n in names]
+    return [f"{rates[n].value:.{rates[n].value < 99.95:d}f}" if n in rates else "-" for n in names]
 
 
 def counted(rates: dict[str, Rate]) -> int:
