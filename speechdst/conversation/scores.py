@@ -157,10 +157,9 @@ def _bands(values: Sequence[float | None], unit: str) -> dict[str, list[int]]:
 def summary(rows: dict[str, ConversationScores], title: str = "conversations") -> Table:
     """Models side by side, %."""
     names = shown(*rows.values())
-    table = _narrow(f"{title}, %", ("",), (*names, "asked", "of"))
+    table = _narrow(f"{title}, %", ("",), (*names, "asked"))
     for row, s in rows.items():
-        table.add_row(row, *_cells(s.rates, names), str(s.asked),
-                      str(s.questions - sum(s.failures.values())))
+        table.add_row(row, *_cells(s.rates, names), str(s.asked))
     return table
 
 

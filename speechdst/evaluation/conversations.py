@@ -87,14 +87,15 @@ def evaluate(config: ConfigDict, workdir: Path,
         classifier, simulator, roles = ChatClassifier(chat), ChatUser(chat), _named(options.roles)
     lead = loop.Loop(classifier, simulator, options.rounds, options.listening,
                      options.synthesizer, options.batch)
-    shared = {"data": data.fingerprint, "split": e.split, "limit": e.limit, "roles": roles,
+    shared = {"set": f"{e.data}/{e.split}", "data": data.fingerprint, "limit": e.limit,
+              "roles": roles,
               "rounds": options.rounds, "listening": options.listening,
               "synthesizer": options.synthesizer}
     found, console = {}, Console()
     for arm, (model, about) in _arms(config, workdir, stage, options, dialogues).items():
         folder = results / f"{e.data}-{e.split}-{arm}"
         began = time.monotonic()
-        trajectories = loop.evaluate(folder, dialogues, model, lead, shared | about,
+        trajectories = loop.evaluate(folder, dialogues, model, lead, shared | {"arm": arm} | about,
                                      overwrite=options.overwrite)
         found[arm] = scores.score(trajectories, similarity)
         write_text(folder / "scores.json", found[arm].to_json() + "\n")
