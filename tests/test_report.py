@@ -48,6 +48,7 @@ def empty(dialogues):
 
 
 def written(tmp_path, dialogues=(), evaluations=(), curves=(), **options):
+    tmp_path.mkdir(exist_ok=True)
     path = tmp_path / "report.html"
     report.write(path, title=options.pop("title", "demo"), curves=curves,
                  evaluations=evaluations, dialogues=dialogues, **options)  # fmt: skip
