@@ -33,7 +33,6 @@ import soundfile
 import soxr
 
 from speechdst.data.dialogue import SAMPLE_RATE, BadInput
-from speechdst.files import write_bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,9 +217,12 @@ def _speak(request: tuple[str, Voice], cache_dir: Path | None, name: str):
         pass  # not there yet, or cut off by a crash: made anew below
     samples = _checked(text, voice, name)
     if isinstance(samples, np.ndarray):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_suffix(f".{os.getpid()}.tmp")
         buffer = io.BytesIO()
         soundfile.write(buffer, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
-        write_bytes(path, buffer.getvalue())
+        aside.write_bytes(buffer.getvalue())
+        aside.replace(path)
     return samples
 
 
