@@ -29,7 +29,7 @@ import soundfile
 import urllib3
 
 from speechdst.data.dialogue import SAMPLE_RATE, BadInput
-from speechdst.files import write_text
+from speechdst.files import read_object, write_text
 
 LARGEST = 4 << 20  # bytes of a reply; more is no chat reply
 EXCERPT = 200  # characters of a bad reply that an error quotes
@@ -262,13 +262,10 @@ def _digest(value: Any) -> str:
 
 
 def _kept(path: Path) -> str:
-    try:
-        reply = json.loads(path.read_text("utf-8"))["reply"]
-        if not isinstance(reply, str):
-            raise TypeError("its reply is no text")
-    except (ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"not a kept reply ({error})", file=path,
-                       mend="delete the file to ask again") from error
+    mend = "delete the file to ask again"
+    reply = read_object(path, mend).get("reply")
+    if not isinstance(reply, str):
+        raise BadInput("not a kept reply", file=path, mend=mend)
     return reply
 
 

@@ -3,7 +3,6 @@ by side, by group, and every question's path with its audio."""
 
 import dataclasses
 import functools
-import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from speechdst.conversation.loop import Trajectory
 from speechdst.conversation.scores import ConversationScores
 from speechdst.data import speech
 from speechdst.data.dialogue import Audio, BadInput, Dialogue, Turn
+from speechdst.files import read_object
 from speechdst.metrics import qa
 
 _RECORDING = re.compile(r"[0-9a-f]{32}\.flac")
@@ -38,13 +38,10 @@ def read(folder: Path) -> Conversations:
     file, settings = folder / "scores.json", folder / loop.SETTINGS
     if not file.exists():
         raise BadInput("the evaluation was not finished", file=folder, mend="evaluate again")
-    try:
-        about = json.loads(settings.read_text("utf-8"))
-        data, arm = str(about["set"]), str(about["arm"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"does not say what was evaluated ({error!r})", file=settings,
-                       mend="evaluate again") from error
-    return Conversations(data, arm, folder, ConversationScores.from_json(
+    about = read_object(settings, "evaluate again")
+    if not {"set", "arm"} <= about.keys():
+        raise BadInput("does not say what was evaluated", file=settings, mend="evaluate again")
+    return Conversations(str(about["set"]), str(about["arm"]), folder, ConversationScores.from_json(
         file.read_text("utf-8"), file), loop.read(folder))
 
 

@@ -23,10 +23,11 @@ from speechdst.conversation.roles import Classifier, Simulator, asks_back, meant
 from speechdst.data import speech, tts
 from speechdst.data.auxiliary_trees import said
 from speechdst.data.dialogue import Audio, BadInput, Dialogue, Question, Turn
-from speechdst.files import write_bytes, write_text
+from speechdst.files import aside, read_object, write_text
 from speechdst.metrics.actions import ANSWER, ASK
 
 TRAJECTORIES, SETTINGS, AUDIO = "trajectories.jsonl", "settings.json", "audio"
+_AGAIN = "evaluate with overwrite, or into another workdir"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,7 +189,8 @@ class Loop:
             return dataclasses.replace(step, unspoken=samples.problem), turn
         audio = speech.encode(samples, voice.label)
         name = f"{hashlib.sha256(audio.flac).hexdigest()[:32]}.flac"
-        write_bytes(folder / AUDIO / name, audio.flac)
+        with aside(folder / AUDIO / name) as temporary:
+            temporary.write_bytes(audio.flac)
         return dataclasses.replace(step, audio=name), dataclasses.replace(turn, audio=audio)
 
 
@@ -256,12 +258,12 @@ def _resume(folder: Path, settings: dict, overwrite: bool) -> dict[tuple[str, st
     settings = json.loads(json.dumps(settings))
     path = folder / SETTINGS
     if path.exists() and not overwrite:
-        before = json.loads(path.read_text("utf-8"))
+        before = read_object(path, _AGAIN)
         for name in settings.keys() | before.keys():
             if settings.get(name) != before.get(name):
                 raise BadInput(f"evaluated with {before.get(name)!r}, now it is "
                                f"{settings.get(name)!r}", file=folder, field=name,
-                               mend="evaluate with overwrite, or into another workdir")
+                               mend=_AGAIN)
         there = read(folder)
     else:
         there = []
@@ -285,7 +287,7 @@ def read(folder: Path) -> list[Trajectory]:
                 "heard": {part: tuple(pair) for part, pair in raw["heard"].items()}})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise BadInput(f"not a trajectory ({error})", file=path, record=f"line {number}",
-                           mend="evaluate with overwrite, or into another workdir") from error
+                           mend=_AGAIN) from error
         found[trajectory.key] = trajectory
     return list(found.values())
 

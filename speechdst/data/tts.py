@@ -17,7 +17,6 @@ import dataclasses
 import functools
 import hashlib
 import importlib
-import io
 import itertools
 import json
 import os
@@ -33,6 +32,7 @@ import soundfile
 import soxr
 
 from speechdst.data.dialogue import SAMPLE_RATE, BadInput
+from speechdst.files import aside
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,12 +217,8 @@ def _speak(request: tuple[str, Voice], cache_dir: Path | None, name: str):
         pass  # not there yet, or cut off by a crash: made anew below
     samples = _checked(text, voice, name)
     if isinstance(samples, np.ndarray):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_suffix(f".{os.getpid()}.tmp")
-        buffer = io.BytesIO()
-        soundfile.write(buffer, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
-        aside.write_bytes(buffer.getvalue())
-        aside.replace(path)
+        with aside(path) as file:
+            soundfile.write(file, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
     return samples
 
 
