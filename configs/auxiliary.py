@@ -158,6 +158,10 @@ SINGLE = "_single_task"
 
 
 def get_config(preset: str = "demo") -> ConfigDict:
+    from dataclasses import asdict
+
+    from speechdst.evaluation.conversations import Options
+
     name = preset.removesuffix(SINGLE)
     if name not in PRESETS:
         known = ", ".join(f"{n}, {n}{SINGLE}" for n in PRESETS)
@@ -171,8 +175,12 @@ def get_config(preset: str = "demo") -> ConfigDict:
     c.pretrained = dict(encoder="", decoder="")  # folders of checkpoints; empty: from scratch
     c.base = ""  # instead: the folder of a stage of another run, e.g. runs/demo/joint
     c.mesh = dict(data=-1, fsdp=1, tensor=1)
-    c.evaluation = dict(data="", split="", rows=8, limit=0, beam=1, max_new=96, context=dict(
-        kind="tasks", path="speech", agent="speech", tasks=TASKS, listening=("request",)))
+    c.evaluation = dict(
+        data="", split="", rows=8, limit=0, beam=1, max_new=96,
+        context=dict(kind="tasks", path="speech", agent="speech", tasks=TASKS,
+                     listening=("request",)),
+        # Of the multi-turn loop: arms, rounds, chat models (`speechdst.evaluation.conversations`).
+        conversation=asdict(Options()))
     PRESETS[name](c)
     if preset.endswith(SINGLE):
         single_task(c)

@@ -29,7 +29,7 @@ import soundfile
 import urllib3
 
 from speechdst.data.dialogue import SAMPLE_RATE, BadInput
-from speechdst.files import write_text
+from speechdst.files import read_object, write_text
 
 LARGEST = 4 << 20  # bytes of a reply; more is no chat reply
 EXCERPT = 200  # characters of a bad reply that an error quotes
@@ -66,14 +66,15 @@ class _Failure(Exception):
 class Endpoint:
     """Where a chat model is and how often it may be asked.
 
-    `url`: up to and without "/chat/completions". `key_variable`: the environment variable with the
-    key; "": none is sent. `timeout`: seconds for one reply, whole. `attempts`: requests for one
-    reply, pauses of `backoff` seconds between them doubling up to `longest_pause`; a Retry-After
-    of at most that is kept to. `calls`: requests in all, of one process; 0: no bound.
+    `url`: up to and without "/chat/completions"; "": there is none. `key_variable`: the
+    environment variable with the key; "": none is sent. `timeout`: seconds for one reply, whole.
+    `attempts`: requests for one reply, pauses of `backoff` seconds between them doubling up to
+    `longest_pause`; a Retry-After of at most that is kept to. `calls`: requests in all, of one
+    process; 0: no bound.
     """
 
-    url: str
-    model: str
+    url: str = ""
+    model: str = ""
     key_variable: str = "OPENAI_API_KEY"
     timeout: float = 60.0
     attempts: int = 5
@@ -82,8 +83,11 @@ class Endpoint:
     calls: int = 10_000
 
     def __post_init__(self):
-        if not self.url.startswith(("http://", "https://")) or set("@?#") & set(self.url):
+        if self.url and (not self.url.startswith(("http://", "https://"))
+                         or set("@?#") & set(self.url)):
             raise ValueError("url is not http(s)://host/path, or has a user or a key in it")
+        if self.url and not self.model:
+            raise ValueError("an endpoint's model has no name")
         if self.attempts < 1:
             raise ValueError(f"attempts is {self.attempts}, expected at least 1")
 
@@ -258,13 +262,10 @@ def _digest(value: Any) -> str:
 
 
 def _kept(path: Path) -> str:
-    try:
-        reply = json.loads(path.read_text("utf-8"))["reply"]
-        if not isinstance(reply, str):
-            raise TypeError("its reply is no text")
-    except (ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"not a kept reply ({error})", file=path,
-                       mend="delete the file to ask again") from error
+    mend = "delete the file to ask again"
+    reply = read_object(path, mend).get("reply")
+    if not isinstance(reply, str):
+        raise BadInput("not a kept reply", file=path, mend=mend)
     return reply
 
 

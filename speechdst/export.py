@@ -9,7 +9,6 @@ go back to their layout: FOLDER/decoder loads in transformers, FOLDER/adapter in
 """
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -27,7 +26,7 @@ from speechdst.data.dialogue import BadInput
 from speechdst.data.tokenizer import Tokenizer
 from speechdst.decoding.respond import Responder
 from speechdst.decoding.track import Tracker
-from speechdst.files import write_text
+from speechdst.files import aside, read_object, write_text
 from speechdst.hf import decoders, encoders, towers
 from speechdst.hf import lora as hf_lora
 from speechdst.hf.decoders import read_config
@@ -75,9 +74,8 @@ def save(folder: Path, params: dict, model: dict, tokenizer: Tokenizer, context:
         saver(folder / tower, own, getattr(built, tower), read_config(at))
         if tower == "decoder":
             tokenizer.save(folder / tower)
-    aside = folder / "model.safetensors.tmp"
-    save_file({p: np.ascontiguousarray(v) for p, v in params.items()}, aside)
-    os.replace(aside, folder / "model.safetensors")
+    with aside(folder / "model.safetensors") as file:
+        save_file({p: np.ascontiguousarray(v) for p, v in params.items()}, file)
     tokenizer.save(folder)
     config = {"format": FORMAT, "model": model, "context": context, "decoding": decoding,
               "towers": sorted(towers_of), "adapter": bool(apart),
@@ -93,13 +91,7 @@ def load(folder: str | Path) -> Tracker | Responder:
         is missing, extra or misshapen.
     """
     folder = Path(folder)
-    try:
-        config = json.loads((folder / CONFIG).read_text())
-    except FileNotFoundError:
-        raise BadInput("no exported model there", file=folder,
-                       mend="export one with `python -m speechdst.export`") from None
-    except ValueError as error:
-        raise BadInput(f"not JSON ({error})", file=folder / CONFIG) from error
+    config = read_object(folder / CONFIG, "export one with `python -m speechdst.export`")
     if config.get("format") != FORMAT:
         raise BadInput(f"format {config.get('format')!r}, expected {FORMAT}",
                        file=folder / CONFIG, field="format", mend="export the run again")

@@ -41,6 +41,7 @@ from speechdst.data.prepared import Prepared
 from speechdst.data.shard import clear_disk_errors, write_text
 from speechdst.data.tokenizer import Tokenizer, target_symbols, train
 from speechdst.decoding.parse import target
+from speechdst.files import aside
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The recipe: a config file, with its preset after a colon.", lock_config=True
@@ -165,9 +166,8 @@ def make_tokenizer(config: ConfigDict, *, overwrite: bool = False) -> str:
             field="config.tokenizer.size",
         ) from error
     tokenizer = Tokenizer(model)
-    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    aside.write_bytes(model)
-    aside.replace(path)
+    with aside(path) as file:
+        file.write_bytes(model)
     write_text(card_path, json.dumps({"fingerprint": tokenizer.fingerprint} | card, indent=1))
     return f"tokenizer: {path}, {tokenizer.size} pieces, {tokenizer.fingerprint}"
 

@@ -23,10 +23,9 @@ from speechdst.command import run
 from speechdst.config import keep, model_config, steps_of, tokenizer_of
 from speechdst.data import loader
 from speechdst.data.contexts import FRAMES_PER_SECOND
-from speechdst.hf import towers
 from speechdst.recipes import recipe_of
 from speechdst.training import optimizer, state
-from speechdst.training.checkpoint import Checkpointer, load_base, load_params
+from speechdst.training.checkpoint import Checkpointer, initial, load_params
 from speechdst.training.counts import counts
 from speechdst.training.metrics import Metrics, Progress, check_finite
 from speechdst.training.preemption import Preemption
@@ -100,21 +99,6 @@ def train_stage(name: str, workdir: Path, config, tokenizer, params, preemption)
         print(f"  stopped at step {step}; the same command goes on from there")
         return None
     return current.trainable | current.frozen
-
-
-def initial(c, model, tokenizer, template: dict) -> dict:
-    """The parameters that a run starts from: those of the stage of another run that `config.base`
-    names, or read from the checkpoints of `config.pretrained` and the others drawn."""
-    if c.get("base", ""):
-        return load_base(Path(c.base), template, tokenizer)
-    params = towers.load(c.pretrained, model, template)
-    drawn = {path: x for path, x in template.items() if path not in params}
-
-    def draw():
-        made = state.create(model, c.seed)
-        return {path: made[path].astype(x.dtype) for path, x in drawn.items()}
-
-    return params | jax.jit(draw, out_shardings={p: x.sharding for p, x in drawn.items()})()
 
 
 def main(argv):

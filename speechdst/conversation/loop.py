@@ -18,14 +18,16 @@ from rich.console import Console
 from rich.progress import track
 
 from speechdst.chat import ChatUnavailable
-from speechdst.conversation.models import Context, Model, said
+from speechdst.conversation.models import Context, Model
 from speechdst.conversation.roles import Classifier, Simulator, asks_back, meant, scripted_user
 from speechdst.data import speech, tts
+from speechdst.data.auxiliary_trees import said
 from speechdst.data.dialogue import Audio, BadInput, Dialogue, Question, Turn
-from speechdst.files import write_bytes, write_text
+from speechdst.files import aside, read_object, write_text
 from speechdst.metrics.actions import ANSWER, ASK
 
 TRAJECTORIES, SETTINGS, AUDIO = "trajectories.jsonl", "settings.json", "audio"
+_AGAIN = "evaluate with overwrite, or into another workdir"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,8 +48,8 @@ class Trajectory:
 
     `groups`: what scores are broken down by; `rate` (words a minute) and `pitch` (Hz) of the user,
     or of the narrator where the question is written. `replies`: right first replies, `answers`:
-    right last ones (empty: nothing to score against). `heard`, `transcript`: what was spoken and
-    what the model wrote down of it (None: not asked). `failure`: why it could not go on; such a
+    right last ones (empty: nothing to score against). `heard`: part of the recording -> what was
+    said there, and what the model wrote down of it. `failure`: why it could not go on; such a
     trajectory is counted apart and made anew when the evaluation is run again.
     """
 
@@ -61,8 +63,7 @@ class Trajectory:
     groups: dict[str, str] = dataclasses.field(default_factory=dict)
     rate: float | None = None
     pitch: float | None = None
-    heard: str = ""
-    transcript: str | None = None
+    heard: dict[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
     failure: str = ""
 
     @property
@@ -81,8 +82,7 @@ class Trajectory:
         reading = meant(question)
         return cls(dialogue.id, question.id, question.text, question.ambiguous,
                    question.clarification.questions if question.ambiguous else answers,
-                   reading.answers if reading else answers, heard=said(context.dialogue),
-                   **_measured(context.dialogue))
+                   reading.answers if reading else answers, **_measured(context.dialogue))
 
 
 def _measured(dialogue: Dialogue) -> dict:
@@ -106,12 +106,14 @@ def _measured(dialogue: Dialogue) -> dict:
 @dataclasses.dataclass(frozen=True)
 class Loop:
     """How conversations are led. `rounds`: how often the model may ask back; the reply behind the
-    last is scored, whatever it is. `batch`: questions that are under way together. `synthesizer`:
+    last is scored, whatever it is. `listening`: of `auxiliary_trees.PARTS`, what the model is
+    asked to write down beforehand. `batch`: questions that are under way together. `synthesizer`:
     see `data.tts`; "": turns are added as text."""
 
     classifier: Classifier = asks_back
     simulator: Simulator = scripted_user
     rounds: int = 2
+    listening: tuple[str, ...] = ("request",)
     synthesizer: str = "espeak"
     batch: int = 8
 
@@ -126,12 +128,8 @@ class Loop:
         cases = iter(cases)
         while chosen := list(itertools.islice(cases, self.batch)):
             running = [_Running(Trajectory.of(*case), *case, Context.of(*case)) for case in chosen]
-            transcripts = model.transcripts([r.context for r in running])
-            for r, text in zip(running, transcripts or [None] * len(running), strict=True):
-                if isinstance(text, BadInput):
-                    r.fail("the model", text)
-                else:
-                    r.take(transcript=text)
+            for part in self.listening:
+                self._listen(running, model, part)
             for _ in range(self.rounds + 1):
                 asked = [r for r in running if r.open]
                 replies = model.replies([r.context for r in asked]) if asked else []
@@ -139,6 +137,16 @@ class Loop:
                     self._step(r, text)
                 self._speak([r for r in asked if r.open], folder)
             yield from (r.trajectory for r in running)
+
+    def _listen(self, running: Sequence["_Running"], model: Model, part: str) -> None:
+        texts = {id(r): said(r.context.dialogue, part, r.question) for r in running}
+        asked = [r for r in running if r.open and texts[id(r)]]
+        written = model.transcripts([r.context for r in asked], part) if asked else None
+        for r, text in zip(asked, written or (), strict=written is not None):
+            if isinstance(text, BadInput):
+                r.fail("the model", text)
+            else:
+                r.take(heard=r.trajectory.heard | {part: (texts[id(r)], text)})
 
     def _step(self, r: "_Running", reply: str | BadInput) -> None:
         """Takes the model's reply and, if it asks back and may, the user's answer to it."""
@@ -181,7 +189,8 @@ class Loop:
             return dataclasses.replace(step, unspoken=samples.problem), turn
         audio = speech.encode(samples, voice.label)
         name = f"{hashlib.sha256(audio.flac).hexdigest()[:32]}.flac"
-        write_bytes(folder / AUDIO / name, audio.flac)
+        with aside(folder / AUDIO / name) as temporary:
+            temporary.write_bytes(audio.flac)
         return dataclasses.replace(step, audio=name), dataclasses.replace(turn, audio=audio)
 
 
@@ -249,12 +258,12 @@ def _resume(folder: Path, settings: dict, overwrite: bool) -> dict[tuple[str, st
     settings = json.loads(json.dumps(settings))
     path = folder / SETTINGS
     if path.exists() and not overwrite:
-        before = json.loads(path.read_text("utf-8"))
+        before = read_object(path, _AGAIN)
         for name in settings.keys() | before.keys():
             if settings.get(name) != before.get(name):
                 raise BadInput(f"evaluated with {before.get(name)!r}, now it is "
                                f"{settings.get(name)!r}", file=folder, field=name,
-                               mend="--overwrite evaluates anew")
+                               mend=_AGAIN)
         there = read(folder)
     else:
         there = []
@@ -272,12 +281,13 @@ def read(folder: Path) -> list[Trajectory]:
     for number, line in enumerate(lines[:-1], 1):  # each ends with a newline
         try:
             raw = json.loads(line)
-            trajectory = Trajectory(**raw | {"steps": tuple(Step(**s) for s in raw["steps"]),
-                                             "replies": tuple(raw["replies"]),
-                                             "answers": tuple(raw["answers"])})
-        except (ValueError, KeyError, TypeError) as error:
+            trajectory = Trajectory(**raw | {
+                "steps": tuple(Step(**s) for s in raw["steps"]), "replies": tuple(raw["replies"]),
+                "answers": tuple(raw["answers"]),
+                "heard": {part: tuple(pair) for part, pair in raw["heard"].items()}})
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise BadInput(f"not a trajectory ({error})", file=path, record=f"line {number}",
-                           mend="--overwrite evaluates anew") from error
+                           mend=_AGAIN) from error
         found[trajectory.key] = trajectory
     return list(found.values())
 

@@ -3,17 +3,14 @@ set the scale."""
 
 import abc
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-
-import numpy as np
+from collections.abc import Mapping, Sequence
 
 from speechdst.chat import ChatEndpoint, ChatUnavailable, audio_part, text_part
 from speechdst.conversation import prompts
 from speechdst.conversation.roles import first_line, meant
 from speechdst.data import speech
+from speechdst.data.auxiliary_trees import PARTS, TaskTreeBuilder, said
 from speechdst.data.dialogue import BadInput, Dialogue, Question, Turn
-from speechdst.data.tokenizer import Tokenizer
-from speechdst.data.tree import DialogueTree
 from speechdst.decoding.answers import answers
 from speechdst.models.dialogue_lm import DialogueLMConfig
 from speechdst.training.state import Params
@@ -55,40 +52,38 @@ class Model(abc.ABC):
         """What it says next in each context: an answer or a clarifying question. A context that
         cannot be replied to gives a `BadInput`; raised is only what ends the evaluation."""
 
-    def transcripts(self, contexts: Sequence[Context]) -> list[str | BadInput] | None:
-        """What it has heard in each context, all turns that are spoken; None: it does not say."""
+    def transcripts(self, contexts: Sequence[Context], part: str) -> list[str | BadInput] | None:
+        """What it has heard in a part (of `auxiliary_trees.PARTS`) of each context; None: it does
+        not say."""
         return None
 
 
 @dataclasses.dataclass(frozen=True)
 class Trained(Model):
-    """A model of this code base. `reply` and `transcript` make the prompt of a context's dialogue:
-    a tree with one branch, of one token, as `contexts.TreeBuilder.prompt` does."""
+    """A model of this code base, with the builder of the trees that it was trained on."""
 
     params: Params
     config: DialogueLMConfig
-    tokenizer: Tokenizer
-    reply: Callable[[Dialogue], DialogueTree]
-    transcript: Callable[[Dialogue], DialogueTree] | None = None
+    builder: TaskTreeBuilder
     beam: int = 1
     max_new: int = 128
     rows: int = 8
 
     def replies(self, contexts):
-        return self._texts(self.reply, contexts)
+        return self._texts(self.builder.only("response"), contexts)
 
-    def transcripts(self, contexts):
-        return None if self.transcript is None else self._texts(self.transcript, contexts)
+    def transcripts(self, contexts, part):
+        return self._texts(self.builder.only("listening", part), contexts)
 
-    def _texts(self, prompt, contexts) -> list[str | BadInput]:
+    def _texts(self, builder: TaskTreeBuilder, contexts) -> list[str | BadInput]:
         made: list = []
         for context in contexts:
             try:
-                made.append(prompt(context.dialogue))
+                made.append(builder.prompt(context.dialogue)[0])
             except BadInput as bad:
                 made.append(bad)
         places = [i for i, p in enumerate(made) if not isinstance(p, BadInput)]
-        decoded = answers([made[i] for i in places], self.params, self.config, self.tokenizer,
+        decoded = answers([made[i] for i in places], self.params, self.config, builder.tokenizer,
                           beam=self.beam, max_new=self.max_new, rows=self.rows)
         for index, (text,) in decoded:
             made[places[index]] = text.strip()
@@ -104,9 +99,9 @@ class Served(Model):
     def replies(self, contexts):
         return [self._asked(c, prompts.SYSTEM, first_line, prompts.REPLY) for c in contexts]
 
-    def transcripts(self, contexts):
-        return [self._asked(c, prompts.TRANSCRIBE, str.strip, prompts.TRANSCRIPT)
-                for c in contexts]
+    def transcripts(self, contexts, part):
+        system = prompts.TRANSCRIBE.format(PARTS[part])
+        return [self._asked(c, system, str.strip, prompts.TRANSCRIPT) for c in contexts]
 
     def _asked(self, context, system, parse, options) -> str | BadInput:
         try:
@@ -151,24 +146,15 @@ class Blind(Model):
     def replies(self, contexts):
         return self.model.replies([_silenced(c) for c in contexts])
 
-    def transcripts(self, contexts):
-        return self.model.transcripts([_silenced(c) for c in contexts])
+    def transcripts(self, contexts, part):
+        return self.model.transcripts([_silenced(c) for c in contexts], part)
 
 
 def _silenced(context: Context) -> Context:
-    def silent(turn: Turn) -> Turn:
-        audio, features = turn.audio, turn.features
-        if audio is not None:
-            audio = speech.encode(np.zeros(audio.samples, np.int16), audio.voice)
-        if features is not None:
-            length = len(features) * speech.HOP
-            features = speech.log_mel(np.zeros(length, np.float32), features.shape[1]).astype(
-                np.float16)
-        return dataclasses.replace(turn, text="", words=(), audio=audio, features=features)
-
+    unknown = lambda turn: dataclasses.replace(speech.silent(turn), text="", words=())
     d = context.dialogue
     return dataclasses.replace(context, dialogue=dataclasses.replace(
-        d, turns=tuple(map(silent, d.turns)),
+        d, turns=tuple(map(unknown, d.turns)),
         passages=tuple(dataclasses.replace(p, text="") for p in d.passages),
         questions=(dataclasses.replace(context.question, text=""),)))
 
@@ -208,10 +194,5 @@ class Oracle(Model):
         reading = meant(question)
         return reading.answers[0] if reading else next((a.text for a in question.answers), "none")
 
-    def transcripts(self, contexts):
-        return [said(c.dialogue) for c in contexts]
-
-
-def said(dialogue: Dialogue) -> str:
-    """What is spoken in a dialogue, word for word: the texts of its turns that are heard."""
-    return " ".join(t.text for t in dialogue.turns if t.audio is not None and t.text)
+    def transcripts(self, contexts, part):
+        return [said(c.dialogue, part, c.question) for c in contexts]

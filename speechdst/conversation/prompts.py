@@ -13,7 +13,7 @@ TEXT = "Text that the conversation is about:\n{}"
 WRITTEN = "The user's request, in writing: {}"
 REPLY = dict(temperature=0.0, max_tokens=128)
 
-TRANSCRIBE = "Write down word for word what is said in the recording, and nothing else."
+TRANSCRIBE = "{} Write word for word, and nothing else."
 TRANSCRIPT = dict(temperature=0.0, max_tokens=1024)
 
 # Action classifier: a reply with "yes" in it means that the model asks back.

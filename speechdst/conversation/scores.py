@@ -5,17 +5,18 @@ trajectory F1           the last reply against the answer that the user was afte
 post-clarification F1   the same, only where the model has asked back
 exact match, F1         the last reply as SQuAD scores it; the three above are DROP's F1
 action ...              see `metrics.actions`, where it is annotated what is ambiguous
-word error rate         of what the model has heard, where it was asked for a transcript
+WER ...                 word error rate of what the model has heard in a part of the recording
 ... similarity          SBERT-style, of the same pairs as the F1 of that name, if a model is given
 """
 
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from rich import box
 from rich.table import Table
 
 from speechdst.conversation.loop import Trajectory
@@ -23,12 +24,14 @@ from speechdst.data.dialogue import BadInput
 from speechdst.metrics import qa
 from speechdst.metrics.actions import ASK, action_scores
 from speechdst.metrics.bootstrap import RESAMPLES, ratio_interval
-from speechdst.metrics.scores import Rate, number
+from speechdst.metrics.scores import Rate
 from speechdst.metrics.wer import word_errors
 
 BANDS = 3  # of speaking rates and pitches, equally many questions each
 SHOWN = ("action accuracy", "action binary F1", "turn F1", "trajectory F1",
-         "post-clarification F1", "exact match", "F1", "word error rate")
+         "post-clarification F1", "exact match", "F1")
+_SHORT = {"action accuracy": "act acc", "action binary F1": "act F1", "trajectory F1": "traj F1",
+          "post-clarification F1": "post F1", "exact match": "EM"}
 
 Pairs = Callable[[Sequence[tuple[str, str]]], Sequence[float]]
 
@@ -103,10 +106,10 @@ def _counts(t: Trajectory) -> dict[str, tuple[float, float]]:
             made["post-clarification F1"] = made["trajectory F1"]
         exact, f1 = qa.squad(own[-1], t.answers)
         made |= {"exact match": (exact, 1), "F1": (f1, 1)}
-    if t.transcript is not None:
-        words = word_errors([(t.heard, t.transcript)])
-        made["word error rate"] = words.substitutions + words.deletions + words.insertions, (
-            words.words)
+    for part, pair in t.heard.items():
+        words = word_errors([pair])
+        made[f"WER {part}"] = (words.substitutions + words.deletions + words.insertions,
+                               words.words)
     return made
 
 
@@ -152,29 +155,57 @@ def _bands(values: Sequence[float | None], unit: str) -> dict[str, list[int]]:
 
 
 def summary(rows: dict[str, ConversationScores], title: str = "conversations") -> Table:
-    """Models side by side, %; 95 % intervals over dialogues."""
-    names = [n for n in SHOWN if any(n in s.rates for s in rows.values())]
-    names += [n for n in dict.fromkeys(n for s in rows.values() for n in s.rates)
-              if n.endswith("similarity")]
-    table = Table(title=f"{title}: % (95 % interval over dialogues)", title_justify="left")
-    for column in ("", *names, "questions", "failed"):
-        table.add_column(column, justify="right" if column else "left")
+    """Models side by side, %."""
+    names = shown(*rows.values())
+    table = _narrow(f"{title}, %", ("",), (*names, "asked"))
     for row, s in rows.items():
-        table.add_row(row, *(str(s.rates.get(n, Rate(None, None, None, 0))) for n in names),
-                      str(s.questions), str(sum(s.failures.values())))
+        table.add_row(row, *_cells(s.rates, names), str(s.asked))
     return table
 
 
-def breakdown(scores: ConversationScores, names: Iterable[str] = (
-        "action binary F1", "trajectory F1", "exact match", "F1", "word error rate")) -> Table:
+def intervals(scores: ConversationScores, title: str = "") -> Table:
+    """All scores of one model with their intervals and how many things they count."""
+    table = Table(title=f"{title}, % (95 % interval over dialogues)", title_justify="left")
+    for column in ("", "%", "counted"):
+        table.add_column(column, justify="right" if column else "left", no_wrap=True)
+    for name, rate in scores.rates.items():
+        table.add_row(name, str(rate), str(rate.count))
+    return table
+
+
+def shown(*several: ConversationScores) -> list[str]:
+    """The names of the scores that a table of several models shows, in order."""
+    known = dict.fromkeys(n for s in several for n in s.rates)
+    return [n for n in SHOWN if n in known] + [
+        n for n in known if n.endswith("similarity") or n.startswith("WER")]
+
+
+def breakdown(scores: ConversationScores, title: str = "") -> Table:
     """One model's scores by group, %."""
-    names = [n for n in names if n in scores.rates]
-    table = Table(title="by group, %", title_justify="left")
-    for column in ("", "group", "questions", *names):
-        table.add_column(column, justify="left" if column in ("", "group") else "right")
+    names = [n for n in shown(scores) if n not in ("action accuracy", "turn F1")]
+    table = _narrow(f"{title} by group, %", ("", "group"), ("of", *names))
     for by, groups in scores.groups.items():
         for i, (group, rates) in enumerate(groups.items()):
-            counted = max((r.count for n, r in rates.items() if n != "word error rate"), default=0)
-            table.add_row(by if not i else "", group, str(counted),
-                          *(number(rates[n].value) if n in rates else "-" for n in names))
+            table.add_row(by if not i else "", group, str(counted(rates)), *_cells(rates, names))
     return table
+
+
+def _narrow(title: str, texts: Sequence[str], numbers: Sequence[str]) -> Table:
+    """A table that fits a terminal of 80 columns."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0,
+                  pad_edge=False)
+    for column in texts:
+        table.add_column(column, no_wrap=True)
+    for column in numbers:
+        name = _SHORT.get(column, column)
+        table.add_column(name, justify="right", min_width=max(map(len, name.split())) + 1)
+    return table
+
+
+def _cells(rates: dict[str, Rate], names: Sequence[str]) -> list[str]:
+    return [f"{rates[n].value:.{rates[n].value < 99.95:d}f}" if n in rates else "-" for n in names]
+
+
+def counted(rates: dict[str, Rate]) -> int:
+    """How many questions a group of scores has (word error rates count words)."""
+    return max((r.count for n, r in rates.items() if not n.startswith("WER")), default=0)

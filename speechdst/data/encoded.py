@@ -14,7 +14,6 @@ import dataclasses
 import functools
 import itertools
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -23,7 +22,7 @@ import numpy as np
 
 from speechdst.data.dialogue import BadInput, Dialogue, Turn
 from speechdst.data.prepared import Prepared
-from speechdst.files import write_text
+from speechdst.files import aside, write_text
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -149,23 +148,18 @@ def _write_shard(path: Path, dialogues: Iterator[Dialogue], width: int, vectors,
                 turns.append(turn)
     index = np.array(rows, np.int64).reshape(-1, 3)
     ends = np.cumsum(index[:, 2])
-    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with open(aside, "wb") as file:
+    with aside(_index(path)) as temporary, open(temporary, "wb") as file:
         np.save(file, index, allow_pickle=False)
-    aside.replace(_index(path))
-    try:
+    with aside(path) as temporary:
         # An empty file cannot be mapped: a shard without a recording keeps one vector of zeros.
         stored = np.lib.format.open_memmap(
-            aside, mode="w+", dtype=np.uint16, shape=(max(1, int(index[:, 2].sum())), width))
+            temporary, mode="w+", dtype=np.uint16, shape=(max(1, int(index[:, 2].sum())), width))
         for i, x in encode(turns):
             if x.shape != (index[i, 2], width):
                 raise ValueError(f"{x.shape} vectors of a turn, expected {(index[i, 2], width)}")
             stored[ends[i] - len(x) : ends[i]] = x.view(np.uint16)
         stored.flush()
         del stored
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _read(path: Path, width: int) -> tuple[np.ndarray, dict[tuple[int, int], slice]]:

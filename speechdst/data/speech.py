@@ -70,6 +70,17 @@ def joined(turns: Sequence[Turn]) -> np.ndarray:
     return whole
 
 
+def silent(turn: Turn) -> Turn:
+    """The same turn without a sound: what is spoken is silence of the same length."""
+    audio, features = turn.audio, turn.features
+    if audio is not None:
+        audio = encode(np.zeros(audio.samples, np.int16), audio.voice)
+    if features is not None:
+        nothing = np.zeros(len(features) * HOP, np.float32)
+        features = log_mel(nothing, features.shape[1]).astype(features.dtype)
+    return dataclasses.replace(turn, audio=audio, features=features)
+
+
 def _span(ref: AudioRef) -> str:
     if not ref.start and ref.end is None:
         return "the recording"

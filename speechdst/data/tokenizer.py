@@ -11,6 +11,7 @@ import sentencepiece
 import tokenizers
 
 from speechdst.data.dialogue import BadInput
+from speechdst.files import read_object, write_text
 
 SPACE = "\u2581"  # how SentencePiece writes a space within its pieces
 
@@ -125,7 +126,7 @@ class JsonTokenizer(Tokenizer):
         (folder / "tokenizer.json").write_bytes(self.model)
         named = {f"{name}_token": self.processor.id_to_token(i)
                  for name, i in (("bos", self.bos), ("eos", self.eos))}
-        (folder / "tokenizer_config.json").write_text(json.dumps(named) + "\n", "utf-8")
+        write_text(folder / "tokenizer_config.json", json.dumps(named) + "\n")
 
     def decode(self, ids: Iterable[int]) -> str:
         return self.processor.decode([int(i) for i in ids], skip_special_tokens=False)
@@ -149,13 +150,7 @@ def _special(path: Path) -> list[int | str | None]:
 
 def _json(path: Path) -> dict:
     """The object in a file; empty if there is no such file."""
-    try:
-        values = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    except ValueError as error:
-        raise BadInput(f"not JSON ({error})", file=path) from error
-    if not isinstance(values, dict):
-        raise BadInput("not a JSON object", file=path)
-    return values
+    return read_object(path) if path.exists() else {}
 
 
 def check(tokenizer: Tokenizer, config: dict, file: str | Path) -> None:

@@ -17,7 +17,6 @@ import dataclasses
 import functools
 import hashlib
 import importlib
-import io
 import itertools
 import json
 import os
@@ -33,7 +32,7 @@ import soundfile
 import soxr
 
 from speechdst.data.dialogue import SAMPLE_RATE, BadInput
-from speechdst.files import write_bytes
+from speechdst.files import aside
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,9 +217,8 @@ def _speak(request: tuple[str, Voice], cache_dir: Path | None, name: str):
         pass  # not there yet, or cut off by a crash: made anew below
     samples = _checked(text, voice, name)
     if isinstance(samples, np.ndarray):
-        buffer = io.BytesIO()
-        soundfile.write(buffer, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
-        write_bytes(path, buffer.getvalue())
+        with aside(path) as file:
+            soundfile.write(file, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
     return samples
 
 

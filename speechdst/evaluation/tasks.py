@@ -27,7 +27,7 @@ from speechdst.config import context_of
 from speechdst.conversation.roles import asks_back
 from speechdst.data import speech
 from speechdst.data.auxiliary_trees import Asked, reply
-from speechdst.data.dialogue import BadInput, Dialogue, Question, Turn
+from speechdst.data.dialogue import BadInput, Dialogue, Question
 from speechdst.data.prepared import Prepared
 from speechdst.decoding import parse
 from speechdst.decoding.respond import Responder
@@ -66,17 +66,8 @@ def ask(dialogues: Sequence[Dialogue], responder: Responder) -> list[Answered]:
 
 
 def deaf(dialogue: Dialogue) -> Dialogue:
-    """The same dialogue without a sound: what is spoken is silence of the same length."""
-
-    def silent(turn: Turn) -> Turn:
-        audio, features = turn.audio, turn.features
-        if audio is not None:
-            audio = speech.encode(np.zeros(audio.samples, np.float32), audio.voice)
-        if features is not None:
-            features = np.full_like(features, features.min())
-        return dataclasses.replace(turn, audio=audio, features=features)
-
-    return dataclasses.replace(dialogue, turns=tuple(map(silent, dialogue.turns)))
+    """The same dialogue without a sound."""
+    return dataclasses.replace(dialogue, turns=tuple(map(speech.silent, dialogue.turns)))
 
 
 def score(answered: Sequence[Answered]) -> dict[str, Rate]:

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 
 from speechdst.data.dialogue import BadInput
-from speechdst.files import write_text
+from speechdst.files import read_object, write_text
 from speechdst.hf import checkpoint
 from speechdst.hf.table import LINEAR, Table, Tensor
 from speechdst.models.decoder import DecoderConfig
@@ -38,17 +38,8 @@ _UNSUPPORTED = ("attention_bias", "mlp_bias", "use_bidirectional_attention", "qu
 
 def read_config(folder: str | Path) -> dict:
     """The config.json of a checkpoint's folder. Raises `BadInput` if there is none."""
-    path = Path(folder) / "config.json"
-    try:
-        values = json.loads(path.read_text("utf-8"))
-        if not isinstance(values, dict):
-            raise ValueError("no object")
-        return values
-    except OSError as error:
-        raise BadInput(f"cannot be read ({error.strerror})", file=path,
-                       mend="point at the folder of a downloaded checkpoint") from error
-    except ValueError as error:
-        raise BadInput(f"not JSON ({error})", file=path) from error
+    return read_object(Path(folder) / "config.json",
+                       "point at the folder of a downloaded checkpoint")
 
 
 def decoder_config(values: dict, file: str | Path = "") -> DecoderConfig:

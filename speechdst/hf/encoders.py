@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from speechdst.data.dialogue import BadInput
-from speechdst.files import write_text
+from speechdst.files import read_object, write_text
 from speechdst.hf import checkpoint, wavlm, whisper
 from speechdst.hf.decoders import read_config
 from speechdst.models.audio_encoder.wavlm import WAVLM_BASE, WAVLM_LARGE, WavLMConfig
@@ -47,12 +47,7 @@ def encoder_config(folder: str | Path) -> EncoderConfig:
 
 def _preprocessor(folder: Path) -> dict | None:
     path = folder / "preprocessor_config.json"
-    if not path.exists():
-        return None
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise BadInput(f"not JSON ({error})", file=path) from error
+    return read_object(path) if path.exists() else None
 
 
 def check(found: EncoderConfig, expected: EncoderConfig, file: str | Path) -> None:

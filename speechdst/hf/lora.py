@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from speechdst.data.dialogue import BadInput
-from speechdst.files import write_text
+from speechdst.files import read_object, write_text
 from speechdst.hf import checkpoint
 from speechdst.hf.table import LINEAR, Table, Tensor
 
@@ -61,14 +61,8 @@ def load(folder: str | Path, template: dict, base: Table, rank: int, alpha: floa
         tensors are missing, extra or misshapen.
     """
     path = Path(folder) / CONFIG
-    try:
-        config = json.loads(path.read_text("utf-8"))
-        kind = config.get("peft_type")
-    except OSError as error:
-        raise BadInput(f"cannot be read ({error.strerror})", file=path,
-                       mend="point at the folder of a peft adapter") from error
-    except (ValueError, AttributeError) as error:
-        raise BadInput(f"not JSON of an adapter ({error})", file=path) from error
+    config = read_object(path, "point at the folder of a peft adapter")
+    kind = config.get("peft_type")
     if kind != "LORA":
         raise BadInput(f"is {kind!r}, expected 'LORA'", file=path, field="peft_type")
     for name, value in (("r", rank), ("lora_alpha", alpha)):

@@ -16,8 +16,9 @@ from ml_collections import ConfigDict
 from speechdst.config import model_config, tokenizer_of
 from speechdst.data.dialogue import BadInput
 from speechdst.data.tokenizer import Tokenizer
+from speechdst.hf import towers
 from speechdst.models.dialogue_lm import DialogueLMConfig
-from speechdst.training.state import TrainState, abstract, stored
+from speechdst.training.state import TrainState, abstract, create, stored
 
 
 class Checkpointer:
@@ -110,6 +111,23 @@ def load_base(folder: Path, template: dict, tokenizer: Tokenizer) -> dict:
                                 args=ocp.args.Composite(meta=ocp.args.JsonRestore()))
     check_fingerprint(found["meta"], {"tokenizer": tokenizer.fingerprint}, folder)
     return params
+
+
+def initial(config: ConfigDict, model: DialogueLMConfig, tokenizer: Tokenizer,
+            template: dict) -> dict:
+    """The parameters that a run starts from: those of the stage of another run that `config.base`
+    names, or read from the checkpoints of `config.pretrained` and the others drawn. As `template`
+    says: path -> shape, dtype and sharding."""
+    if config.get("base", ""):
+        return load_base(Path(config.base), template, tokenizer)
+    params = towers.load(config.pretrained, model, template)
+    drawn = {path: x for path, x in template.items() if path not in params}
+
+    def draw():
+        made = create(model, config.seed)
+        return {path: made[path].astype(x.dtype) for path, x in drawn.items()}
+
+    return params | jax.jit(draw, out_shardings={p: x.sharding for p, x in drawn.items()})()
 
 
 def load_run(config: ConfigDict, workdir: Path, stage: str = ""

@@ -41,9 +41,9 @@ class Noted(Model):
         self.contexts += contexts
         return self.model.replies(contexts)
 
-    def transcripts(self, contexts):
+    def transcripts(self, contexts, part):
         self.heard += contexts
-        return self.model.transcripts(contexts)
+        return self.model.transcripts(contexts, part)
 
 
 def ambiguous(dialogues=None):
@@ -53,7 +53,7 @@ def ambiguous(dialogues=None):
 def test_the_oracle_asks_hears_and_answers(tmp_path):
     dialogues = stories()
     model = Noted(Oracle.of(dialogues))
-    found = evaluate(tmp_path, dialogues, model, Loop(batch=4), {})
+    found = evaluate(tmp_path, dialogues, model, Loop(batch=4, listening=("request", "story")), {})
     assert [t.dialogue for t in found] == [d.id for d in dialogues]
     for dialogue, t in zip(dialogues, found, strict=True):
         (question,) = dialogue.questions
@@ -64,7 +64,8 @@ def test_the_oracle_asks_hears_and_answers(tmp_path):
             for step in t.steps[:2]:
                 samples, rate = soundfile.read(tmp_path / "audio" / step.audio)
                 assert rate == 16000 and len(samples) > 4000
-        assert t.transcript == t.heard == " ".join(x.text for x in dialogue.turns)
+        request, story = question.text, dialogue.passages[0].text
+        assert t.heard == {"request": (request, request), "story": (story, story)}
     # What was spoken is heard behind what came before, by the voices of the conversation.
     again = [c for c in model.contexts if c.asked]
     assert len(again) == len(ambiguous())
@@ -89,7 +90,7 @@ def test_arms_that_set_the_scale(tmp_path):
         found = evaluate(tmp_path / name, dialogues, model, Loop(), {})
         scores[name] = {k: r.value for k, r in score(found, resamples=20).rates.items()}
     oracle = scores["oracle"]
-    assert oracle.pop("word error rate") == 0 and set(oracle.values()) == {100.0}
+    assert oracle.pop("WER request") == 0 and set(oracle.values()) == {100.0}
     assert scores["answers"]["action recall"] == 0 < scores["answers"]["action accuracy"] < 100
     assert scores["asks"]["action recall"] == 100 > scores["asks"]["action precision"]
     assert scores["answers"]["trajectory F1"] == scores["asks"]["trajectory F1"] == 0
@@ -157,7 +158,7 @@ def test_an_audio_endpoint_in_every_role(server, tmp_path):
     (t,) = evaluate(tmp_path / "a", one, model, roles, {})
     assert [(s.speaker, s.text) for s in t.steps] == [
         ("agent", "Which one?"), ("user", "the red one"), ("agent", "garden")]
-    assert t.transcript and chat.failures == {"http 500": 1, "http 429": 1, "malformed reply": 1}
+    assert t.heard and chat.failures == {"http 500": 1, "http 429": 1, "malformed reply": 1}
     # Again in another folder: every reply is kept, nobody is asked.
     silent = server.client(tmp_path / "cache")
     roles = Loop(ChatClassifier(silent), ChatUser(silent))

@@ -57,10 +57,10 @@ def test_what_is_not_annotated_is_not_counted():
 
 
 def test_words_heard():
-    found = score([trajectory(0, ["x"], heard="the cat sat down", transcript="the bat sat"),
-                   trajectory(1, ["x"], heard="yes", transcript="Yes.")])
-    assert found.rates["word error rate"].value == pytest.approx(40)
-    assert found.rates["word error rate"].count == 5
+    found = score([trajectory(0, ["x"], heard={"request": ("the cat sat down", "the bat sat")}),
+                   trajectory(1, ["x"], heard={"request": ("yes", "Yes."), "story": ("a", "b")})])
+    assert found.rates["WER request"].value == pytest.approx(40)
+    assert found.rates["WER request"].count == 5 and found.rates["WER story"].value == 100
 
 
 def test_groups_and_bands():
@@ -77,7 +77,8 @@ def test_groups_and_bands():
     console = scores.breakdown(found)
     assert console.row_count == 5
     table = scores.summary({"model": found})
-    assert [c.header for c in table.columns][:3] == ["", "action accuracy", "action binary F1"]
+    assert [c.header for c in table.columns][:3] == ["", "act acc", "act F1"]
+    assert scores.intervals(found).row_count == len(found.rates)
 
 
 def test_voices_rates_and_pitches_come_from_the_recordings(tmp_path):

@@ -92,6 +92,6 @@ def test_incomplete_or_damaged_adapters(adapter):
     path.unlink()
     refused(adapter, "no adapter_model.safetensors there")
     (adapter / "adapter_config.json").write_text("{")
-    refused(adapter, "not JSON of an adapter")
+    refused(adapter, "point at the folder of a peft adapter")
     (adapter / "adapter_config.json").unlink()
     refused(adapter, "point at the folder of a peft adapter")
