@@ -29,7 +29,7 @@ from speechdst.data.tokenizer import Tokenizer, target_symbols, train
 from speechdst.data.tree import DialogueTree, RowShape, length, pack
 from speechdst.decoding.parse import target
 from speechdst.decoding.track import Tracker
-from speechdst.evaluate import predictions
+from speechdst.evaluation.states import predictions
 from speechdst.metrics import jga
 from speechdst.models.dialogue_lm import DialogueLMConfig
 from speechdst.steps.joint_dst import losses, make_step

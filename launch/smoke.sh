@@ -11,7 +11,7 @@ folder=${1:-}
 # What one command compiles, the next finds.
 export JAX_COMPILATION_CACHE_DIR="$folder/compiled" JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0
 
-for recipe in ${RECIPES:-joint_dst}; do
+for recipe in ${RECIPES:-joint_dst auxiliary}; do
   config=configs/$recipe.py:tiny
   work=$folder/$recipe
   set -- --config="$config" --config.data_dir="$work/data"

@@ -14,7 +14,16 @@ import numpy as np
 import soundfile
 
 from speechdst.data import speech
-from speechdst.data.dialogue import SAMPLE_RATE, AudioRef, BadInput, Dialogue, State, Turn
+from speechdst.data.dialogue import (
+    SAMPLE_RATE,
+    SPEAKERS,
+    AudioRef,
+    BadInput,
+    Dialogue,
+    State,
+    Turn,
+)
+from speechdst.decoding.respond import Responder
 from speechdst.decoding.track import Tracker
 
 SILENCE_DB = 35.0  # a span this far below the loudest is silence
@@ -50,13 +59,7 @@ class DialogueTracker:
         Raises:
           BadInput: naming the file or turn that cannot be used.
         """
-        if isinstance(dialogue, (str, Path)):
-            turns = turns_of(Path(dialogue))
-        else:
-            turns = [_turn(i, t) for i, t in enumerate(dialogue)]
-        if not any(t.speaker == "user" for t in turns):
-            raise BadInput("no user turn", file=dialogue if isinstance(dialogue, (str, Path)) else
-                           "", mend="give at least one turn of speaker \"user\"")
+        turns = _turns(dialogue, ("user", "agent"))
         spoken = [t.audio is not None for t in turns if t.speaker == "user"]
         if any(spoken) and not all(spoken):
             raise BadInput("some user turns have audio and some have text only",
@@ -72,20 +75,64 @@ class DialogueTracker:
                 for i, t in enumerate(turns)]
 
 
-def load(folder: str | Path, tensor: int = 1) -> DialogueTracker:
-    """The tracker that `python -m speechdst.export` wrote to `folder`, its heads and columns split
-    over `tensor` devices."""
+@dataclasses.dataclass(frozen=True)
+class TaskAnswer:
+    """What the model says to one of `data.auxiliary_trees.TASKS`; `part`: of the recording, where
+    it was asked to write that down."""
+
+    task: str
+    part: str
+    text: str
+
+
+class Assistant:
+    """Call it with a recording or with turns; see `__call__`."""
+
+    def __init__(self, responder: Responder):
+        self.responder = responder
+
+    def __call__(self, dialogue: str | Path | Sequence[dict]) -> list[TaskAnswer]:
+        """Replies to the last turn, a user's, and says what else the model was trained for.
+
+        Args:
+          dialogue: as for `DialogueTracker`; the story that it is about, if any, comes first, as
+            turns of the speaker "narrator". Turns may have audio or text, as they come.
+        Raises:
+          BadInput: naming the file or turn that cannot be used.
+        """
+        turns = _turns(dialogue, SPEAKERS)
+        last = max(i for i, t in enumerate(turns) if t.speaker == "user")
+        (answered,) = self.responder.respond(
+            [Dialogue("dialogue", "user", "", tuple(turns[: last + 1]))])
+        return [TaskAnswer(asked.task, asked.part, text) for asked, text in answered]
+
+
+def load(folder: str | Path, tensor: int = 1) -> DialogueTracker | Assistant:
+    """What `python -m speechdst.export` wrote to `folder`, a tracker or an assistant; its heads
+    and columns are split over `tensor` devices."""
     from speechdst.export import load as load_exported
 
-    return DialogueTracker(load_exported(folder, tensor))
+    made = load_exported(folder, tensor)
+    return Assistant(made) if isinstance(made, Responder) else DialogueTracker(made)
 
 
-def _turn(index: int, turn: dict) -> Turn:
+def _turns(dialogue: str | Path | Sequence[dict], speakers: Sequence[str]) -> list[Turn]:
+    if isinstance(dialogue, (str, Path)):
+        turns, file = turns_of(Path(dialogue)), dialogue
+    else:
+        turns, file = [_turn(i, t, speakers) for i, t in enumerate(dialogue)], ""
+    if not any(t.speaker == "user" for t in turns):
+        raise BadInput("no user turn", file=file,
+                       mend="give at least one turn of speaker \"user\"")
+    return turns
+
+
+def _turn(index: int, turn: dict, speakers: Sequence[str]) -> Turn:
     if unknown := set(turn) - {"speaker", "audio", "text"}:
         raise BadInput(f"unknown keys {sorted(unknown)}", record=f"turn {index}",
                        mend="a turn has speaker, audio and text")
-    if turn.get("speaker") not in ("user", "agent"):
-        raise BadInput(f"speaker is {turn.get('speaker')!r}, expected user or agent",
+    if turn.get("speaker") not in speakers:
+        raise BadInput(f"speaker is {turn.get('speaker')!r}, expected {' or '.join(speakers)}",
                        record=f"turn {index}", field="speaker")
     audio = turn.get("audio")
     if isinstance(audio, (str, Path)):

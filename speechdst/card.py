@@ -7,16 +7,27 @@ from ml_collections import ConfigDict
 
 from speechdst.data.dialogue import BadInput
 from speechdst.data.prepared import Prepared
-from speechdst.metrics.scores import Scores, number
+from speechdst.metrics.scores import Rate, Scores, number
+
+_USES = {
+    "joint_dst": (
+        "A spoken dialogue state tracker: speech in, dialogue state out, as JSON.",
+        "tracker = speechdst.load(\"THIS FOLDER\")\n"
+        "for turn in tracker(\"call.wav\"): print(turn.speaker, turn.text, turn.state)"),
+    "auxiliary": (
+        "A model that replies to spoken requests about what was told, and asks back where they "
+        "are ambiguous.",
+        "assistant = speechdst.load(\"THIS FOLDER\")\n"
+        "for answer in assistant(turns): print(answer.task, answer.text)"),
+}
 
 
 def card(config: ConfigDict, workdir: Path) -> str:
     """Markdown about a run, from its config, its prepared data and what `evaluate` wrote."""
+    what, use = _USES[config.recipe]
     parts = [
-        f"# {config.name}\n\nA spoken dialogue state tracker: speech in, dialogue state out, as "
-        "JSON. Trained with speechdst.",
-        "```python\nimport speechdst\ntracker = speechdst.load(\"THIS FOLDER\")\n"
-        "for turn in tracker(\"call.wav\"): print(turn.speaker, turn.text, turn.state)\n```",
+        f"# {config.name}\n\n{what} Trained with speechdst.",
+        f"```python\nimport speechdst\n{use}\n```",
         "## Made of\n\n" + "\n".join(_towers(config)),
         "## Trained on\n\n" + "\n".join(_stages(config)),
         "## Scores\n\n" + _scores(workdir),
@@ -52,19 +63,33 @@ def _described(config: ConfigDict, data: str, split: str, heard: bool) -> str:
         part = Prepared(Path(config.data_dir) / data).manifest["splits"][split]
     except BadInput:
         return what  # exported where the data is not
-    hours = f", {part['hours']['user']:.1f} h of user speech" if heard else ""
+    hours = ", ".join(f"{h:.1f} h of {who} speech" for who, h in part["hours"].items() if h)
+    hours = f", {hours}" if heard and hours else ""
     return f"{what}: {part['dialogues']} dialogues{hours}"
 
 
 def _scores(workdir: Path) -> str:
-    rows = []
+    rows, others = [], []
     for file in sorted((workdir / "evaluation").glob("*/scores.json")):
-        s = Scores.from_json(json.dumps(json.loads(file.read_text())[0]), file)
+        found = json.loads(file.read_text())
+        if isinstance(found, dict):
+            others.append(_rates(file.parent.name, found))
+            continue
+        s = Scores.from_json(json.dumps(found[0]), file)
         wer = (s.word_errors or {}).get("rate")
         rows.append(f"| {file.parent.name} | {s.joint_goal_accuracy} | {number(s.slots.f1)} | "
                     f"{number(wer)} | {s.dialogues} |")
-    if not rows:
-        return "It was not evaluated."
     head = ("| evaluation | joint goal accuracy, % (95 % interval) | slot F1 | WER | dialogues |\n"
             "|---|---|---|---|---|\n")
-    return head + "\n".join(rows)
+    tables = [head + "\n".join(rows)] * bool(rows) + others
+    return "\n\n".join(tables) or "It was not evaluated."
+
+
+def _rates(name: str, found: dict) -> str:
+    """A table of percentages (95 % intervals), one column for each arm that was measured."""
+    arms = found.get("arms") or {"": found["rates"]}
+    rows = list(dict.fromkeys(measure for rates in arms.values() for measure in rates))
+    cell = lambda rates, row: str(Rate(**rates[row])) if row in rates else ""
+    lines = [f"| {name} | {' | '.join(arms)} |", "|---" * (len(arms) + 1) + "|"]
+    lines += [f"| {row} | {' | '.join(cell(r, row) for r in arms.values())} |" for row in rows]
+    return "\n".join(lines)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from speechdst.data.auxiliary_trees import TaskContext
 from speechdst.data.contexts import Context
 from speechdst.data.dialogue import BadInput
 from speechdst.data.tokenizer import Tokenizer
@@ -64,7 +65,8 @@ def tokenizer_of(config: ConfigDict) -> Tokenizer:
 
 
 def context_of(values: ConfigDict | dict) -> Context:
-    return build(Context, dict(values), "context")
+    kind = TaskContext if values["kind"] in TaskContext.kinds else Context
+    return build(kind, dict(values), "context")
 
 
 def steps_of(stage: Path) -> int:

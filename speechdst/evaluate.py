@@ -2,112 +2,27 @@
 
     python -m speechdst.evaluate --config=configs/joint_dst.py:demo --workdir=runs/demo
 
-Prints joint goal accuracy with intervals beside two reference points: a tracker that always says
-"empty", and the text oracle, the same model with the gold transcripts given to its text path.
-Writes WORKDIR/evaluation/DATA-SPLIT-{speech,text_oracle,empty}/{predictions,scores}.json;
-predictions are in the field scorer's format. Another prepared data set is evaluated with
---config.evaluation.data=NAME --config.evaluation.split=SPLIT; dialogues without a state are left
-out and counted. Decodes over the mesh of the config and, started as training is, on many hosts.
+What is measured is the recipe's: see `speechdst/evaluation`. Everything is written below
+WORKDIR/evaluation. Another prepared data set is evaluated with --config.evaluation.data=NAME
+--config.evaluation.split=SPLIT. Decodes over the mesh of the config and, started as training is,
+on many hosts.
 """
 
-import dataclasses
-import json
-import time
 from pathlib import Path
 
 from absl import flags
 from ml_collections import config_flags
-from rich.console import Console
-from rich.table import Table
 
-from speechdst import distributed, sharding
+from speechdst import distributed
 from speechdst.command import run
-from speechdst.config import context_of
-from speechdst.data.dialogue import BadInput, Turn
-from speechdst.data.prepared import Prepared
-from speechdst.decoding.track import Tracker
-from speechdst.files import write_text
-from speechdst.metrics import jga, ontology, scores
-from speechdst.training.checkpoint import load_run
-
-
-def heard(turn: Turn) -> bool:
-    return turn.speaker != "user" or turn.features is not None or turn.audio is not None
-
-
-def predictions(tracker: Tracker, dialogues) -> dict:
-    """{dialogue id: [{active_domains, state, label, text, readable}, one per user turn]}, for the
-    user turns that are annotated."""
-    made: dict = {d.id: {} for d in dialogues}
-    for index, turn, prediction, text in tracker.track(dialogues):
-        made[dialogues[index].id][turn] = {
-            "active_domains": prediction.domains, "state": prediction.slots,
-            "label": prediction.label, "text": text, "readable": prediction.readable}
-    return {d.id: [made[d.id][i] for i, _ in d.user_turns()] for d in dialogues}
-
-
-def write(folder: Path, predicted: dict, scored: list[scores.Scores]) -> None:
-    if not distributed.first():
-        return
-    write_text(folder / "predictions.json", json.dumps(predicted, indent=1) + "\n")
-    write_text(folder / "scores.json", json.dumps([json.loads(s.to_json()) for s in scored]) + "\n")
-
-
-def summary(rows: dict[str, scores.Scores]) -> Table:
-    table = Table(title="joint goal accuracy, % (95 % interval over dialogues)",
-                  title_justify="left")
-    for column in ("", "JGA", "slot F1", "slot error rate", "WER"):
-        table.add_column(column, justify="left" if not column else "right", no_wrap=True)
-    for name, s in rows.items():
-        wer = (s.word_errors or {}).get("rate")
-        table.add_row(name, str(s.joint_goal_accuracy), scores.number(s.slots.f1),
-                      scores.number(s.slots.error_rate), scores.number(wer))
-    return table
+from speechdst.recipes import recipe_of
 
 
 def main(argv):
     del argv
-    c, workdir = _CONFIG.value, Path(_WORKDIR.value)
+    c = _CONFIG.value
     distributed.start()
-    mesh = sharding.make_mesh(**c.mesh)
-    tokenizer, model, params = load_run(c, workdir, _STAGE.value, mesh)
-    e = c.evaluation
-    data = Prepared(Path(c.data_dir) / e.data)
-    source = data.dialogues(e.split)
-    taken = [source[i] for i in range(min(len(source), e.limit or len(source)))]
-    dialogues = [d for d in taken if d.user_turns()]
-    if e.context.path == "speech":
-        dialogues = [d for d in dialogues if all(heard(t) for t in d.turns)]
-    if len(dialogues) < len(taken):
-        print(f"{len(taken) - len(dialogues)} dialogues without a state, or with a user turn "
-              "without speech, are left out")
-    if not dialogues:
-        raise BadInput("no dialogue has a state to score against", file=Path(c.data_dir) / e.data,
-                       field="split", mend="evaluate a split that is annotated")
-    tracker = Tracker(params, model, tokenizer, context_of(e.context), e.beam, e.max_new, e.rows)
-    gold = jga.references(dialogues)
-    values = ontology.from_values(data.ontology(None), "all splits of the prepared data")
-    arms = {"speech": tracker}
-    if _ORACLE.value:
-        oracle = dataclasses.replace(tracker.context, path="words")
-        arms["text_oracle"] = dataclasses.replace(tracker, context=oracle, gold_history=True)
-    shown, console, results = {}, Console(), workdir / "evaluation"
-    for name, arm in arms.items():
-        began = time.monotonic()
-        predicted = predictions(arm, dialogues)
-        scored = [jga.score(gold, predicted, mode, ontology=None if mode == "exact" else values,
-                            schema=data.schema) for mode in ("exact", "fuzzy", "field")]
-        write(results / f"{e.data}-{e.split}-{name}", predicted, scored)
-        shown[{"speech": "from speech", "text_oracle": "text oracle"}[name]] = scored[0]
-        print(f"{name}: {len(dialogues)} dialogues in {time.monotonic() - began:.0f} s", flush=True)
-        for table in scores.table(*scored, title=name) if name == "speech" else ():
-            console.print(table)
-    empty = jga.always_empty(gold)
-    shown["always empty"] = jga.score(gold, empty)
-    write(results / f"{e.data}-{e.split}-empty", empty, [shown["always empty"]])
-    distributed.written(results)
-    console.print(summary(shown))
-    print(f"predictions and scores: {results}")
+    recipe_of(c).evaluate(c, Path(_WORKDIR.value), _STAGE.value, _ORACLE.value)
 
 
 if __name__ == "__main__":
@@ -115,5 +30,5 @@ if __name__ == "__main__":
         "config", None, "The recipe the run was trained with.", lock_config=True)
     _WORKDIR = flags.DEFINE_string("workdir", None, "The run.", required=True)
     _STAGE = flags.DEFINE_string("stage", "", "The stage to evaluate; empty: the last.")
-    _ORACLE = flags.DEFINE_bool("oracle", True, "Also score the text oracle.")
+    _ORACLE = flags.DEFINE_bool("oracle", True, "Also score the text oracle, where there is one.")
     run(main)

@@ -22,8 +22,10 @@ from speechdst import sharding
 from speechdst.card import card
 from speechdst.command import run
 from speechdst.config import context_of, model_config
+from speechdst.data.auxiliary_trees import TaskContext
 from speechdst.data.dialogue import BadInput
 from speechdst.data.tokenizer import Tokenizer
+from speechdst.decoding.respond import Responder
 from speechdst.decoding.track import Tracker
 from speechdst.files import aside, read_object, write_text
 from speechdst.hf import decoders, encoders, towers
@@ -82,8 +84,9 @@ def save(folder: Path, params: dict, model: dict, tokenizer: Tokenizer, context:
     write_text(folder / CONFIG, json.dumps(config, indent=1) + "\n")
 
 
-def load(folder: str | Path, tensor: int = 1) -> Tracker:
-    """The tracker of an exported folder, its heads and columns split over `tensor` devices.
+def load(folder: str | Path, tensor: int = 1) -> Tracker | Responder:
+    """What an exported folder holds: a tracker, or a model of the auxiliary tasks, its heads and
+    columns split over `tensor` devices.
 
     Raises:
       BadInput: a file is missing or of another format, the vocabulary does not match, or a tensor
@@ -119,8 +122,10 @@ def load(folder: str | Path, tensor: int = 1) -> Tracker:
     rest = load_file(weights)
     fits({p: v.shape for p, v in rest.items()},
          {p: x for p, x in shapes.items() if p not in params}, weights, mend="export the run again")
-    return Tracker(params | jax.device_put(rest, {p: where[p] for p in rest}), model, tokenizer,
-                   context_of(config["context"]), **config["decoding"])
+    context = context_of(config["context"])
+    made = Responder if isinstance(context, TaskContext) else Tracker
+    return made(params | jax.device_put(rest, {p: where[p] for p in rest}), model, tokenizer,
+                context, **config["decoding"])
 
 
 def main(argv):

@@ -1,9 +1,10 @@
-"""Track a dialogue from a recording with an exported model and print it turn by turn.
+"""Have an exported model hear a recording, and print what it makes of it: the dialogue and its
+state turn by turn, or, of a model of the auxiliary tasks, its reply and its other answers.
 
     python -m speechdst.generate --model=exported/demo --audio=call.wav
 
 Two channels: the user is on channel 0, the agent on channel 1. With --turns, a JSON file with a
-list of turns {"speaker", "audio", "text"} is tracked instead, with audio files below its folder;
+list of turns {"speaker", "audio", "text"} is taken instead, with audio files below its folder;
 --json prints JSON lines.
 """
 
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from absl import flags
 
-from speechdst.api import load
+from speechdst.api import TaskAnswer, load
 from speechdst.command import run
 from speechdst.data.corpora.common import inside
 from speechdst.data.dialogue import BadInput
@@ -38,6 +39,9 @@ def main(argv):
     for turn in load(_MODEL.value, _TENSOR.value)(dialogue):
         if _JSON.value:
             print(json.dumps(dataclasses.asdict(turn)))
+            continue
+        if isinstance(turn, TaskAnswer):
+            print(f"{turn.task}{f' ({turn.part})' if turn.part else ''}: {turn.text}")
             continue
         at = "" if turn.start is None else f"{turn.start:7.2f} s  "
         print(f"{at}{turn.speaker}: {turn.text}")

@@ -34,7 +34,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from speechdst import command
-from speechdst.data import preparation
+from speechdst.data import auxiliary_trees, preparation
 from speechdst.data.dialogue import BadInput
 from speechdst.data.options import Options
 from speechdst.data.prepared import Prepared
@@ -105,7 +105,7 @@ def encode_features(
         model, params = encode.pretrained(config)
     for name in _named(config, only):
         prepared = Prepared(Path(config.data_dir) / name)
-        if not any(s["hours"]["user"] for s in prepared.manifest["splits"].values()):
+        if not any(sum(s["hours"].values()) for s in prepared.manifest["splits"].values()):
             continue  # text alone
         with clear_disk_errors(prepared.folder):
             print(encode.store(prepared, model, params, _features_progress(name)), flush=True)
@@ -157,6 +157,8 @@ def make_tokenizer(config: ConfigDict, *, overwrite: bool = False) -> str:
         for domain, slots in prepared.schema.items():
             schema.setdefault(domain, {}).update(dict.fromkeys(slots))
     symbols = target_symbols({domain: list(slots) for domain, slots in schema.items()})
+    if any(s.get("questions") for p in sets for s in p.manifest["splits"].values()):
+        symbols += auxiliary_trees.symbols()
     try:
         model = train(_texts(sets), list(dict.fromkeys(symbols)), settings.size)
     except RuntimeError as error:
@@ -190,13 +192,15 @@ def _texts(sets: list[Prepared]) -> Iterator[str]:
                 yield f"{turn.speaker.upper()}: {turn.text}"
                 if turn.state is not None:
                     yield target(turn.text, turn.state)
+            yield from auxiliary_trees.texts(dialogue)
 
 
 def _summary(prepared: Prepared, work: dict[str, float], seconds: float) -> str:
     manifest = prepared.manifest
     splits = ", ".join(
         f"{split} {s['dialogues']} dialogues {s['turns']} turns "
-        f"{s['hours']['user'] + s['hours']['agent']:.2f} h"
+        f"{sum(s['hours'].values()):.2f} h"
+        + _asked(s.get("questions"))
         for split, s in manifest["splits"].items()
     )
     size = sum(x["bytes"] for s in manifest["splits"].values() for x in s["shards"]) / 1e6
@@ -209,6 +213,13 @@ def _summary(prepared: Prepared, work: dict[str, float], seconds: float) -> str:
         return f"{line}\n  up to date"
     spent = ", ".join(f"{kind} {s:.1f} s" for kind, s in sorted(work.items()))
     return f"{line}\n  {seconds:.1f} s; work of all processes: {spent}"
+
+
+def _asked(questions: dict[str, int] | None) -> str:
+    if not questions:
+        return ""
+    ambiguous = questions.get("ambiguous: True", 0)
+    return f" {sum(questions.values())} questions, {ambiguous} of them ambiguous"
 
 
 def _progress(shards: Iterable[str], total: int, name: str) -> Iterator[str]:

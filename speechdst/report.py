@@ -4,8 +4,9 @@
 
 Read are `RUN/metrics.jsonl` (one JSON object a line: stage, step, numbers) and, per evaluation,
 `RUN/evaluation/NAME/scores.json` (one `Scores.to_json()` or a list of them) and
-`RUN/evaluation/NAME/predictions.json`. The audio comes from the prepared data. The page loads
-nothing from anywhere and opens without a network; everything that comes from data is escaped.
+`RUN/evaluation/NAME/predictions.json`, or of conversations that were evaluated turn by turn
+`trajectories.jsonl`. The audio comes from the prepared data. The page loads nothing from anywhere
+and opens without a network; everything that comes from data is escaped.
 """
 
 import base64
@@ -23,13 +24,16 @@ import soundfile
 from absl import flags
 from rapidfuzz.distance import Levenshtein
 
-from speechdst import command, report_charts
+from speechdst import command, report_charts, report_conversations
+from speechdst.conversation import loop
+from speechdst.conversation.scores import counted
 from speechdst.data.dialogue import Audio, BadInput, Dialogue
 from speechdst.data.prepared import Prepared
 from speechdst.files import write_text
 from speechdst.metrics import jga
 from speechdst.metrics.normalize import transcript
 from speechdst.metrics.scores import Scores, number
+from speechdst.report_conversations import evenly
 
 AUDIO_DIALOGUES = 20
 MAX_DIALOGUES = 200
@@ -51,6 +55,7 @@ def write(
     curves: Sequence[dict],
     evaluations: Sequence[Evaluation],
     dialogues: Sequence[Dialogue],
+    conversations: Sequence[report_conversations.Conversations] = (),
     audio_dialogues: int = AUDIO_DIALOGUES,
     max_dialogues: int = MAX_DIALOGUES,
 ) -> None:
@@ -59,21 +64,27 @@ def write(
     `curves`: rows `{"stage", "step", name: number}`. `dialogues` are the gold ones with their
     audio; they are gone through once for their ids, and those that are shown are kept. Of those
     that an evaluation predicts at most `max_dialogues` are shown, evenly picked, and of these
-    `audio_dialogues`, evenly picked, with audio; the page says how many of how many.
+    `audio_dialogues`, evenly picked, with audio; the page says how many of how many. The same holds
+    for those of `conversations`.
     Raises `BadInput` where predictions do not fit the dialogues.
     """
     predicted = {name.removesuffix(".json") for e in evaluations for name in e.predictions}
     place = {d.id.removesuffix(".json"): i for i, d in enumerate(dialogues) if d.user_turns()}
-    shown = _evenly([name for name in place if name in predicted], max_dialogues)
+    shown = evenly([name for name in place if name in predicted], max_dialogues)
     known = {name: dialogues[place[name]] for name in shown}
-    heard = set(_evenly(shown, audio_dialogues))
+    heard = set(evenly(shown, audio_dialogues))
     clips: list[str] = []
-    clip_of: dict[tuple[str, int], int] = {}
-    for name in shown:
-        for i, turn in enumerate(known[name].turns):
-            if name in heard and isinstance(turn.audio, Audio):
-                clip_of[name, i] = len(clips)
-                clips.append(data_uri(turn.audio))
+
+    def clip(audio: Audio) -> int:
+        clips.append(data_uri(audio))
+        return len(clips) - 1
+
+    clip_of = {
+        (name, i): clip(turn.audio)
+        for name in shown
+        for i, turn in enumerate(known[name].turns)
+        if name in heard and isinstance(turn.audio, Audio)
+    }
     cards = []
     for k, evaluation in enumerate(evaluations):
         answers = {n.removesuffix(".json"): turns for n, turns in evaluation.predictions.items()}
@@ -83,6 +94,9 @@ def write(
             if name in answers
             for card in _cards(known[name], answers[name], clip_of)
         ]
+    paths = report_conversations.cards(
+        conversations, dialogues, clip, max_dialogues, audio_dialogues
+    )
     stages, charts = report_charts.curves(curves)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("speechdst", "."),
@@ -92,6 +106,7 @@ def write(
         lstrip_blocks=True,
     )
     environment.filters["number"] = number
+    environment.filters["counted"] = counted
     page = environment.get_template("report_template.html").render(
         title=title,
         stages=stages,
@@ -104,7 +119,15 @@ def write(
             any((name, i) in clip_of for i in range(len(known[name].turns))) for name in heard
         ),
         known=len(predicted),
-        data={"cards": cards, "clips": clips, "evaluations": [e.name for e in evaluations]},
+        conversations=report_conversations.tables(conversations),
+        paths=len({card["dialogue"] for card in paths}),
+        data={
+            "cards": cards,
+            "clips": clips,
+            "evaluations": [e.name for e in evaluations],
+            "paths": paths,
+            "arms": [f"{c.data}: {c.arm}" for c in conversations],
+        },
     )
     write_text(Path(path), page, errors="replace")
 
@@ -155,12 +178,6 @@ def word_differences(gold: str, own: str) -> tuple[list[list], list[list]]:
             if words:
                 side.append([op.tag != "equal", " ".join(words)])
     return sides
-
-
-def _evenly(items: list[str], count: int) -> list[str]:
-    if len(items) <= count:
-        return items
-    return [items[i * len(items) // count] for i in range(count)]
 
 
 def _cards(dialogue: Dialogue, answers: list, clip_of: dict) -> list[dict]:
@@ -230,8 +247,10 @@ def _evaluation(evaluation: Evaluation) -> dict:
     }
 
 
-def read_run(run: str | Path) -> tuple[list[dict], list[Evaluation]]:
-    """The curves and the evaluations of a run directory.
+def read_run(
+    run: str | Path,
+) -> tuple[list[dict], list[Evaluation], list[report_conversations.Conversations]]:
+    """The curves, the evaluations of states, and those of conversations, of a run directory.
 
     Raises `BadInput` if there is neither, or a file is not what it should be. A last line of
     `metrics.jsonl` that a stopped run left half-written is left out.
@@ -249,7 +268,7 @@ def read_run(run: str | Path) -> tuple[list[dict], list[Evaluation]]:
                 raise BadInput(
                     f"no row with stage and step ({error})", file=metrics, record=f"line {i + 1}"
                 ) from error
-    evaluations = []
+    evaluations, conversations = [], []
     for folder in sorted((run / "evaluation").glob("*/"), key=_place):
         if (folder / "predictions.json").exists():
             predictions = _json(folder / "predictions.json")
@@ -260,18 +279,22 @@ def read_run(run: str | Path) -> tuple[list[dict], list[Evaluation]]:
             scores = scores if isinstance(scores, list) else [scores]
             made = [Scores.from_json(json.dumps(s), file) for s in scores]
             evaluations.append(Evaluation(folder.name, made, predictions))
-    if not curves and not evaluations:
+        elif (folder / loop.TRAJECTORIES).exists():
+            conversations.append(report_conversations.read(folder))
+    if not curves and not evaluations and not conversations:
         raise BadInput(
-            "neither metrics.jsonl nor evaluation/*/predictions.json",
+            "neither metrics.jsonl nor evaluation/*/predictions.json or trajectories.jsonl",
             file=run,
             mend="name the directory that was given to train as --workdir",
         )
-    return curves, evaluations
+    return curves, evaluations, conversations
 
 
 def _place(folder: Path) -> tuple[bool, str]:
     """The model's own evaluations before what they are measured against."""
-    return folder.name.endswith(("-text_oracle", "-empty")), folder.name
+    scale = ("-text_oracle", "-empty", "-untrained", "-blind", "-always_answers", "-always_asks",
+             "-oracle")  # fmt: skip
+    return folder.name.endswith(scale), folder.name
 
 
 def _json(path: Path) -> Any:
@@ -294,7 +317,7 @@ def _define_flags() -> None:
 def main(argv):
     del argv
     given = flags.FLAGS
-    curves, evaluations = read_run(given.run)
+    curves, evaluations, conversations = read_run(given.run)
     dialogues = Prepared(Path(given.data)).dialogues(given.split) if given.data else ()
     write(
         given.out,
@@ -302,6 +325,7 @@ def main(argv):
         curves=curves,
         evaluations=evaluations,
         dialogues=dialogues,
+        conversations=conversations,
         audio_dialogues=given.audio_dialogues,
         max_dialogues=given.max_dialogues,
     )

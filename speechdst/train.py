@@ -25,10 +25,9 @@ from speechdst.config import keep, model_config, steps_of, tokenizer_of
 from speechdst.data import loader
 from speechdst.data.contexts import FRAMES_PER_SECOND
 from speechdst.flops import step_flops
-from speechdst.hf import towers
 from speechdst.recipes import recipe_of
 from speechdst.training import accounting, optimizer, state
-from speechdst.training.checkpoint import Checkpointer, load_params
+from speechdst.training.checkpoint import Checkpointer, initial, load_params
 from speechdst.training.counts import counts
 from speechdst.training.metrics import Metrics, Progress, check_finite
 from speechdst.training.preemption import Preemption
@@ -122,19 +121,6 @@ def train_stage(name: str, workdir: Path, config, tokenizer, params, preemption,
     return current.trainable | current.frozen
 
 
-def initial(c, model, template: dict) -> dict:
-    """The parameters that a run starts from: read from the checkpoints of `config.pretrained`,
-    the others drawn."""
-    params = towers.load(c.pretrained, model, template)
-    drawn = {path: x for path, x in template.items() if path not in params}
-
-    def draw():
-        made = state.create(model, c.seed)
-        return {path: made[path].astype(x.dtype) for path, x in drawn.items()}
-
-    return params | jax.jit(draw, out_shardings={p: x.sharding for p, x in drawn.items()})()
-
-
 def main(argv):
     del argv
     c, workdir = _CONFIG.value, Path(_WORKDIR.value)
@@ -167,7 +153,7 @@ def main(argv):
         elif i:
             params = load_params(workdir / c.order[i - 1], template)
         else:
-            params = initial(c, model, template)
+            params = initial(c, model, tokenizer, template)
         params = train_stage(name, workdir, model, tokenizer, params, preemption, clock)
         if params is None:
             break

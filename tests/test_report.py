@@ -48,6 +48,7 @@ def empty(dialogues):
 
 
 def written(tmp_path, dialogues=(), evaluations=(), curves=(), **options):
+    tmp_path.mkdir(exist_ok=True)
     path = tmp_path / "report.html"
     report.write(path, title=options.pop("title", "demo"), curves=curves,
                  evaluations=evaluations, dialogues=dialogues, **options)  # fmt: skip
@@ -221,7 +222,8 @@ def run_folder(tmp_path):
 
 def test_a_run_folder(tmp_path):
     run, made = run_folder(tmp_path)
-    curves, (got,) = report.read_run(run)
+    curves, (got,), none = report.read_run(run)
+    assert not none
     assert curves == [{"stage": "asr", "step": 1, "loss": 2.5}] and got == made
     scores = run / "evaluation" / "test" / "scores.json"
     scores.write_text(f"[{made.scores[0].to_json()}, {made.scores[0].to_json()}]")

@@ -59,7 +59,8 @@ class Batch:
     int32 [R, T]: `tokens`; `soft` (index into the row's soft vectors, the tables' one behind the
     other; -1: a token); `positions` (rotary); `trunk_start`, `fork`, `branch_start` (a position
     sees keys [trunk_start, fork) and [branch_start, itself]); `targets` (the token that follows);
-    `branch` (which answer of the row, -1: trunk or padding); `tree` (which tree, -1: padding).
+    `branch` (which answer of the row, -1: trunk or padding); `tree` (which tree, -1: padding);
+    `task` (of the answer, where a recipe weighs tasks apart; 0 elsewhere).
     float32 [R, T]: `loss_weight`.
     """
 
@@ -73,6 +74,7 @@ class Batch:
     loss_weight: jax.Array
     branch: jax.Array
     tree: jax.Array
+    task: jax.Array
     blocks: Blocks
     tables: tuple[Utterances, ...]
 

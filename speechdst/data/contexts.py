@@ -7,6 +7,7 @@ single          the order of arXiv 2511.22503: current turn, text history, targe
 asr             one utterance, its transcript: stage 1.
 """
 
+import copy
 import dataclasses
 from collections.abc import Callable, Sequence
 
@@ -41,8 +42,10 @@ class Context:
     min_tokens: int = 0
     history_turns: int = 100
 
+    kinds = KINDS  # of this class; another recipe's contexts have their own
+
     def __post_init__(self):
-        for field, allowed in (("kind", KINDS), ("path", ("speech", "words", "tokens")),
+        for field, allowed in (("kind", self.kinds), ("path", ("speech", "words", "tokens")),
                                ("agent", ("speech", "text"))):
             if getattr(self, field) not in allowed:
                 raise ValueError(f"context.{field} is {getattr(self, field)!r}, "
@@ -81,6 +84,12 @@ class TreeBuilder:
         self.context, self.tokenizer, self.soft_length = context, tokenizer, soft_length
         self.hearing = hearing or Hearing()
         self.features = features  # False: only their sizes matter (planning)
+
+    def sizes_only(self) -> "TreeBuilder":
+        """The same builder for planning: no features are computed."""
+        made = copy.copy(self)
+        made.features = False
+        return made
 
     @property
     def table(self) -> str:
@@ -136,8 +145,7 @@ class TreeBuilder:
 
     def line(self, speaker: str, text: str) -> Tokens:
         """One turn of a text history."""
-        role = "USER:" if speaker == "user" else "AGENT:"
-        return Tokens(self.tokenizer.encode(f"{role} {text}\n"))
+        return Tokens(self.tokenizer.encode(f"{speaker.upper()}: {text}\n"))
 
     def answer(self, turn: Turn) -> tuple[Tokens, Tokens]:
         text = turn.text if self.context.kind == "asr" else target(turn.text, turn.state)
@@ -183,14 +191,15 @@ class TreeBuilder:
         answer = (said, *answer) if kind == "text_history" else answer
         return DialogueTree(tuple(trunk), (Branch(len(trunk), answer),), tuple(utterances))
 
-    def spoken_trunk(self, turns: Sequence[Turn], heard: Callable[[Turn], bool]):
-        """Trunk, utterances, and the number of segments up to the end of each turn."""
+    def spoken_trunk(self, turns: Sequence[Turn], spoken: Callable[[Turn], bool],
+                     heard: Callable[[Turn], bool]):
+        """Trunk, utterances, and the number of segments up to the end of each turn. What is not
+        `spoken` stands there as text; of what is, only what is `heard` takes positions."""
         trunk: list[Segment] = []
         utterances, ends = [], []
         for turn in turns:
-            if turn.speaker == "user" or self.agent_is_spoken(turn):
-                role = "USER:" if turn.speaker == "user" else "AGENT:"
-                trunk.append(Tokens(self.tokenizer.encode(role)))
+            if spoken(turn):
+                trunk.append(Tokens(self.tokenizer.encode(f"{turn.speaker.upper()}:")))
                 if heard(turn):
                     trunk.append(self.said(utterances, turn))
                 trunk.append(Tokens(self.tokenizer.encode("\n")))
@@ -199,15 +208,20 @@ class TreeBuilder:
             ends.append(len(trunk))
         return trunk, utterances, ends
 
-    def agent_is_spoken(self, turn: Turn) -> bool:
-        return (self.context.agent == "speech" and self.context.path == "speech"
-                and (turn.audio is not None or turn.features is not None))
+    def has_speech(self, turn: Turn) -> bool:
+        return self.context.path == "speech" and (
+            turn.audio is not None or turn.features is not None)
+
+    def in_speech(self, turn: Turn) -> bool:
+        """Whether a spoken history has this turn as speech."""
+        return turn.speaker == "user" or (
+            self.context.agent == "speech" and self.has_speech(turn))
 
     def spoken_history(self, turns: Sequence[Turn]) -> DialogueTree:
         answered = [turn.state is not None and self.usable(turn) for turn in turns]
         # What follows the last answer is never read.
         turns = turns[:len(turns) - answered[::-1].index(True)]
-        trunk, utterances, ends = self.spoken_trunk(turns, self.usable)
+        trunk, utterances, ends = self.spoken_trunk(turns, self.in_speech, self.usable)
         branches = [Branch(end, self.answer(turn))
                     for turn, end, ok in zip(turns, ends, answered, strict=False) if ok]
         return DialogueTree(tuple(trunk), tuple(branches), tuple(utterances))
@@ -237,7 +251,7 @@ class TreeBuilder:
         """
         bos = (Tokens([self.tokenizer.bos]), Tokens([self.tokenizer.eos]))
         if self.context.kind == "spoken_history":
-            trunk, utterances, ends = self.spoken_trunk(turns, lambda turn: True)
+            trunk, utterances, ends = self.spoken_trunk(turns, self.in_speech, lambda turn: True)
             branches = [Branch(end, bos) for turn, end in zip(turns, ends, strict=True)
                         if turn.speaker == "user"]
             return DialogueTree(tuple(trunk), tuple(branches), tuple(utterances))

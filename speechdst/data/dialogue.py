@@ -1,6 +1,8 @@
 """The record: the one schema that every corpus is read into and every recipe reads.
 
 A `Dialogue` is a list of `Turn`s; a user turn may carry the dialogue state that holds after it.
+A conversation about something that is read out or given beforehand has `Passage`s, and the
+`Question`s that are asked about them; the turns of a passage come first, spoken by a narrator.
 Audio is either an `AudioRef` (where a corpus keeps it, as its reader found it) or an `Audio`
 (16 kHz mono, as preparation stores it). Records are stored as msgpack maps: no pickle.
 """
@@ -12,7 +14,7 @@ import msgpack
 import numpy as np
 
 SAMPLE_RATE = 16_000  # Hz, of every stored recording
-SPEAKERS = ("user", "agent")
+SPEAKERS = ("user", "agent", "narrator")
 
 State = dict[str, dict[str, str]]
 """Dialogue state: domain -> slot -> value, all lower case, cumulative; no empty values."""
@@ -95,13 +97,75 @@ class Turn:
 
 
 @dataclasses.dataclass(frozen=True)
+class Passage:
+    """What questions are asked about: its `text`, and the turns that say it, `first` to `last`
+    (exclusive; a narrator's, one a sentence). Recordings of another wording (a recogniser's text,
+    say) leave their turns' text empty."""
+
+    text: str
+    first: int
+    last: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """One right answer; `span`: the characters [start, end) of the passage that it is, or that it
+    rests on (None: not annotated)."""
+
+    text: str
+    span: tuple[int, int] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """One way to mean an ambiguous question: what the user says to make it clear, and the answers
+    that are then right."""
+
+    reply: str
+    answers: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Clarification:
+    """What to ask back when a question is ambiguous, one or several wordings, and the readings;
+    `meant`: the number of the reading that this user has in mind."""
+
+    questions: tuple[str, ...]
+    readings: tuple[Reading, ...]
+    meant: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """A question about a passage.
+
+    `id` is unique within its dialogue. `turn`: the user turn that asks it, of which `text` is the
+    wording; None: it is only written. `passage`: a number in `Dialogue.passages`. `answers`: any
+    of them is right (none: it has no answer there). `ambiguous`: None, not annotated; True: the
+    right reply is to ask back, and `clarification` says what.
+    """
+
+    id: str
+    text: str
+    answers: tuple[Answer, ...]
+    turn: int | None = None
+    passage: int = 0
+    ambiguous: bool | None = None
+    clarification: Clarification | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Dialogue:
-    """A dialogue. `id` is unique within `corpus`; `split` is the corpus's own."""
+    """A dialogue. `id` is unique within `corpus`; `split` is the corpus's own. `groups`: what
+    scores are broken down by, e.g. {"dialect": "usa"}."""
 
     id: str
     corpus: str
     split: str
     turns: tuple[Turn, ...]
+    passages: tuple[Passage, ...] = ()
+    questions: tuple[Question, ...] = ()
+    groups: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def user_turns(self) -> list[tuple[int, Turn]]:
         """The user turns that carry a state, each with its index in `turns`."""
@@ -148,6 +212,50 @@ def validate(dialogue: Dialogue, schema: dict[str, list[str]] | None = None) -> 
                 bad(f"word {word.text!r} runs from {word.start:.2f} s to {word.end:.2f} s"
                     + (f", outside the audio of {end:.2f} s" if end is not None else ""),
                     f"{at}.words[{j}]", "times are seconds from the start of the turn's audio")
+    _validate_questions(dialogue, bad)
+
+
+def _validate_questions(dialogue: Dialogue, bad) -> None:
+    turns = len(dialogue.turns)
+    for i, passage in enumerate(dialogue.passages):
+        if not passage.text.strip():
+            bad("the passage has no text", f"passages[{i}].text")
+        if not 0 <= passage.first <= passage.last <= turns:
+            bad(f"turns {passage.first} to {passage.last} of {turns}", f"passages[{i}]",
+                "a passage names the turns that say it")
+    seen: set[str] = set()
+    for i, question in enumerate(dialogue.questions):
+        at = f"questions[{i}]"
+        if not question.id or question.id in seen:
+            bad(f"the question id {question.id!r} is empty or appears twice", f"{at}.id")
+        seen.add(question.id)
+        if not 0 <= question.passage < len(dialogue.passages):
+            bad(f"passage {question.passage} of {len(dialogue.passages)}", f"{at}.passage")
+        if question.turn is None and not question.text.strip():
+            bad("the question is neither written nor spoken", at)
+        if question.turn is not None and not (
+                0 <= question.turn < turns and dialogue.turns[question.turn].speaker == "user"):
+            bad(f"turn {question.turn} is no user turn", f"{at}.turn")
+        size = len(dialogue.passages[question.passage].text)
+        for j, answer in enumerate(question.answers):
+            if not answer.text.strip():
+                bad("the answer is empty", f"{at}.answers[{j}].text")
+            if answer.span and not 0 <= answer.span[0] < answer.span[1] <= size:
+                bad(f"the answer's span {list(answer.span)} is outside its passage of {size} "
+                    "characters", f"{at}.answers[{j}].span")
+        ask = question.clarification
+        if question.ambiguous and ask is None:
+            bad("an ambiguous question without a clarification", f"{at}.clarification")
+        if ask is not None and not question.ambiguous:
+            bad("a clarification of a question that is not ambiguous", f"{at}.clarification")
+        if ask is not None and not (
+                ask.questions and all(q.strip() for q in ask.questions) and ask.readings
+                and all(r.reply.strip() and r.answers and all(a.strip() for a in r.answers)
+                        for r in ask.readings)):
+            bad("a clarification needs a question, and for each reading the user's reply and an "
+                "answer", f"{at}.clarification")
+        if ask is not None and not 0 <= ask.meant < len(ask.readings):
+            bad(f"reading {ask.meant} of {len(ask.readings)}", f"{at}.clarification.meant")
 
 
 def to_bytes(dialogue: Dialogue) -> bytes:
@@ -169,8 +277,13 @@ def to_bytes(dialogue: Dialogue) -> bytes:
             {"shape": list(t.features.shape), "float16": t.features.astype("<f2").tobytes()},
         }
 
+    # What a dialogue does not have takes no room, and older records are what they were.
+    more = {"passages": [dataclasses.asdict(p) for p in dialogue.passages],
+            "questions": [dataclasses.asdict(q) for q in dialogue.questions],
+            "groups": dialogue.groups}
+    more = {field: value for field, value in more.items() if value}
     return msgpack.packb({"id": dialogue.id, "corpus": dialogue.corpus, "split": dialogue.split,
-                          "turns": [turn(t) for t in dialogue.turns]})
+                          "turns": [turn(t) for t in dialogue.turns]} | more)
 
 
 def from_bytes(data: bytes, source: str | Path = "") -> Dialogue:
@@ -178,7 +291,9 @@ def from_bytes(data: bytes, source: str | Path = "") -> Dialogue:
     try:
         raw = msgpack.unpackb(data)
         return Dialogue(
-            raw["id"], raw["corpus"], raw["split"], tuple(_turn(t) for t in raw["turns"])
+            raw["id"], raw["corpus"], raw["split"], tuple(_turn(t) for t in raw["turns"]),
+            tuple(Passage(**p) for p in raw.get("passages", ())),
+            tuple(_question(q) for q in raw.get("questions", ())), raw.get("groups", {}),
         )
     except (ValueError, KeyError, TypeError, msgpack.exceptions.UnpackException) as error:
         raise BadInput(f"not a dialogue record, or cut off ({type(error).__name__}: {error})",
@@ -192,3 +307,12 @@ def _turn(t: dict) -> Turn:
     return Turn(t["speaker"], t["text"], tuple(Word(*w) for w in t["words"]),
                 None if t["audio"] is None else Audio(**t["audio"]),
                 t["state"], features, t["start"])
+
+
+def _question(q: dict) -> Question:
+    answers = tuple(Answer(a["text"], a["span"] and tuple(a["span"])) for a in q["answers"])
+    ask = q["clarification"]
+    if ask is not None:
+        ask = Clarification(tuple(ask["questions"]), tuple(
+            Reading(r["reply"], tuple(r["answers"])) for r in ask["readings"]), ask["meant"])
+    return Question(**(q | {"answers": answers, "clarification": ask}))

@@ -1,6 +1,7 @@
 """Grain loaders: planned rows, mixed over sources, shuffled, shared by hosts, made batches."""
 
 import dataclasses
+import hashlib
 from collections.abc import Sequence
 
 import grain
@@ -22,6 +23,30 @@ class Source:
 
     dialogues: Sequence
     weight: float = 1.0
+
+
+class Part(Sequence):
+    """Some of a sequence of dialogues: about `share` of its conversations, drawn by their ids.
+
+    A smaller share is part of a larger one. Other renderings of a conversation and what it goes on
+    to (ids that differ behind a "~") stay with it. `ids`: of all dialogues, in their order.
+    """
+
+    def __init__(self, dialogues: Sequence, ids: Sequence[str], share: float, seed: int = 0):
+        order = lambda id: hashlib.sha256(f"{seed}/{id.partition('~')[0]}".encode()).digest()
+        families = sorted({id.partition("~")[0] for id in ids}, key=order)
+        kept = set(families[: max(1, round(share * len(families)))])
+        self.dialogues, self.name = dialogues, f"{share}/{seed}"
+        self.chosen = [i for i, id in enumerate(ids) if id.partition("~")[0] in kept]
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, index: int):
+        return self.dialogues[self.chosen[index]]
+
+    def __repr__(self) -> str:  # which Grain compares when it restores the position of a run
+        return f"Part({self.name} of {self.dialogues!r})"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +101,7 @@ def make(sources: Sequence[Source], builder: TreeBuilder, *, positions: int, row
                        f"({builder.table})", field="spec_augment",
                        mend="set it to {}, or its masks to 0")
     measured = [planning.fitting(planning.measure(
-        s.dialogues, _sizes_only(builder)), positions) for s in sources]
+        s.dialogues, builder.sizes_only()), positions) for s in sources]
     everything = [i for items, _ in measured for i in items]
     shape = planning.row_shape(everything, positions, builder.table, builder.soft_length,
                                block=block, channels=channels)
@@ -97,12 +122,6 @@ def make(sources: Sequence[Source], builder: TreeBuilder, *, positions: int, row
         streams, weights=[s.weight for s in sources])
     # A thread waits for a worker.
     return Loader(mixed, plans, rows, max(threads, workers))
-
-
-def _sizes_only(builder: TreeBuilder) -> TreeBuilder:
-    """The same builder for planning: sizes only, no features are computed."""
-    return TreeBuilder(builder.context, builder.tokenizer, builder.soft_length, builder.hearing,
-                       features=False)
 
 
 def count(batch: Batch) -> dict[str, int]:

@@ -27,7 +27,8 @@ class Options:
     voices           how many voices synthesis draws from, in held-out splits and in the others
     held_out_voices  splits that are spoken by voices not heard in the others
     accents          espeak's accents that the voices are drawn from
-    agent_speech     agent turns are heard as well, not only user turns
+    agent_speech     agent turns are heard as well, not only user turns (and passages)
+    renderings       how often synthesis speaks every dialogue, each time by other voices
     augment          of waveforms, see `augment.Augment`
     features         "log_mel" or "none", stored beside the audio
     keep_audio       False stores the features alone
@@ -43,6 +44,7 @@ class Options:
     held_out_voices: tuple[str, ...] = ()
     accents: tuple[str, ...] = tts.ACCENTS
     agent_speech: bool = False
+    renderings: int = 1
     augment: Mapping = dataclasses.field(default_factory=dict)
     features: str = "log_mel"
     keep_audio: bool = True
@@ -88,6 +90,9 @@ class Options:
                 raise BadInput(
                     f"{self.voices}, expected at least {1 + self.agent_speech}", field="voices"
                 )
+        if self.renderings < 1 or (self.renderings > 1 and self.speech in ("own", "none")):
+            raise BadInput(f"{self.renderings} with speech = {self.speech}", field="renderings",
+                           mend="1; more where speech is synthesised")  # fmt: skip
         if unknown := sorted(set(self.accents) - set(tts.ACCENTS)):
             raise BadInput(f"unknown accent {unknown[0]!r}", field="accents",
                            mend=f"there are {', '.join(tts.ACCENTS)}")  # fmt: skip
@@ -137,6 +142,9 @@ class Options:
             if isinstance(record, Dialogue):
                 record = dataclasses.replace(record, split=split)
                 taken += 1
+                # Voices are drawn by id.
+                for number in range(1, self.renderings):
+                    yield dataclasses.replace(record, id=f"{record.id}~r{number}")
             yield record
             if self.limit and taken == self.limit:
                 return

@@ -257,6 +257,10 @@ def _finish(name, options, partial, tasks, notes, quarantine, source) -> None:
 def _summary(parts: list[tuple[str, dict]], turns: list[dict]) -> dict:
     """What the manifest says of one split."""
     hours = lambda who: round(sum(t["seconds"] for t in turns if t["speaker"] == who) / 3600, 6)
+    asked: collections.Counter[str] = collections.Counter()
+    for _, note in parts:
+        asked.update(note["questions"])
+    heard = ["user", "agent"] + ["narrator"] * any(t["speaker"] == "narrator" for t in turns)
     return {
         "shards": [
             {
@@ -270,7 +274,8 @@ def _summary(parts: list[tuple[str, dict]], turns: list[dict]) -> dict:
         "dialogues": sum(len(note["records"]) for _, note in parts),
         "turns": len(turns),
         "user_turns": sum(t["speaker"] == "user" for t in turns),
-        "hours": {"user": hours("user"), "agent": hours("agent")},
+        "questions": dict(asked),
+        "hours": {who: hours(who) for who in heard},
         "voices": sorted({t["voice"] for t in turns if t["voice"]}),
     }
 

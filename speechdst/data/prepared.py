@@ -118,6 +118,12 @@ class Prepared:
             )
         return Dialogues(self.folder, split, self.manifest)
 
+    def ids(self, split: str) -> list[str]:
+        """The ids of the dialogues of `split`, in their order, without reading the dialogues."""
+        with open(self.folder / "turns.jsonl", encoding="utf-8") as lines:
+            turns = map(json.loads, lines)
+            return list(dict.fromkeys(t["dialogue"] for t in turns if t["split"] == split))
+
     def ontology(self, split: str | None = None) -> dict[str, dict[str, list[str]]]:
         """Domain -> slot -> sorted values in the states of `split` (None: of all splits)."""
         by_split = self.manifest["ontology"]

@@ -89,6 +89,7 @@ def write(task: Task) -> str:
     """
     clock: collections.Counter[str] = collections.Counter()
     turns, quarantine, digests = [], [], []
+    asked: collections.Counter[str] = collections.Counter()
     values: dict[str, dict[str, set[str]]] = {}
     aside = task.folder / ".progress" / f"{task.file}.{os.getpid()}.tmp"
     with clear_disk_errors(task.folder), _removed(aside):
@@ -105,6 +106,7 @@ def write(task: Task) -> str:
             digests.append(hashlib.sha256(record).hexdigest())
             writer.write(record)
             turns += [{"dialogue": ready.id, "split": task.split} | m for m in measured]
+            asked.update(f"ambiguous: {q.ambiguous}" for q in ready.questions)
             for _, turn in ready.user_turns():
                 for domain, slots in turn.state.items():
                     for slot, value in slots.items():
@@ -122,6 +124,7 @@ def write(task: Task) -> str:
             "turns": turns,
             "quarantine": quarantine,
             "seconds": dict(clock),
+            "questions": dict(asked),
             "values": {d: {s: sorted(v) for s, v in ss.items()} for d, ss in values.items()},
         }
         write_text(task.sidecar, json.dumps(note))
@@ -136,10 +139,13 @@ def prepare(
     Adds the seconds of work to `clock`. Raises `BadInput` naming the turn that cannot be used.
     """
     voices = dict(zip(SPEAKERS, draw_voices(dialogue, spoken), strict=True))
-    heard = {"user", "agent"} if spoken.agent_speech else {"user"}
+    heard = {"user", "agent", "narrator"} if spoken.agent_speech else {"user", "narrator"}
+    if spoken.speech == "own" and all(t.audio is None for t in dialogue.turns
+                                      if t.speaker == "narrator"):
+        heard.discard("narrator")  # a passage that is given as text
     turns, lines = [], []
     for i, turn in enumerate(dialogue.turns):
-        if turn.speaker not in heard and not turn.text.strip():
+        if turn.speaker not in heard and not turn.text.strip() and not dialogue.passages:
             continue  # an agent turn without text says nothing where the agent is not heard
         samples, voice = None, ""
         try:
@@ -157,20 +163,25 @@ def prepare(
             ) from bad
         turns.append(turn)
         lines.append({"turn": i} | line)
+    if dialogue.passages:
+        turns = speech.placed(turns)
     ready = dataclasses.replace(dialogue, turns=tuple(turns))
     validate(ready)
     return ready, lines
 
 
-def draw_voices(dialogue: Dialogue, spoken: Spoken) -> tuple[tts.Voice | None, tts.Voice | None]:
-    """Voices of user and agent, two different ones; they depend on the seed and the id only."""
+def draw_voices(dialogue: Dialogue, spoken: Spoken) -> list[tts.Voice | None]:
+    """Voices of `SPEAKERS`, different ones while there are enough; they depend on the seed and the
+    id only."""
     count = len(spoken.voices)
     if not count:
-        return None, None
+        return [None] * len(SPEAKERS)
     drawn = _number(spoken.seed, dialogue.corpus, dialogue.id, "voice")
     user = drawn % count
     agent = (user + 1 + drawn // count % max(count - 1, 1)) % count
-    return spoken.voices[user], spoken.voices[agent]
+    others = [i for i in range(count) if i not in (user, agent)] or [user]
+    narrator = others[_number(spoken.seed, dialogue.corpus, dialogue.id, "narrator") % len(others)]
+    return [spoken.voices[i] for i in (user, agent, narrator)]
 
 
 def _number(*parts) -> int:

@@ -3,10 +3,12 @@
 Samples are float32 in [-1, 1), mono, 16 kHz, shape [samples], unless it says otherwise.
 """
 
+import dataclasses
 import functools
 import io
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import h5py
@@ -15,10 +17,11 @@ import numpy as np
 import soundfile
 import soxr
 
-from speechdst.data.dialogue import SAMPLE_RATE, Audio, AudioRef, BadInput
+from speechdst.data.dialogue import SAMPLE_RATE, Audio, AudioRef, BadInput, Turn
 
 WINDOW, HOP, MELS = 400, 160, 80  # samples, samples, channels: 25 ms windows every 10 ms
 SILENCE = 3e-4  # about -70 dBFS: what stays below it all the time carries no speech
+PAUSES = 0.3, 0.6  # seconds of silence after a sentence, and where the speaker changes
 OVERRUN = 0.25  # seconds by which annotated times may overrun the file, as rounding makes them
 
 
@@ -44,6 +47,38 @@ def load(ref: AudioRef) -> np.ndarray:
     if np.abs(samples).max() < SILENCE:
         raise BadInput(f"{_span(ref)} is silent", file=path, record=ref.key, field="audio")
     return soxr.resample(samples, rate, SAMPLE_RATE).astype(np.float32, copy=False)
+
+
+def placed(turns: Sequence[Turn]) -> list[Turn]:
+    """The turns with their `start` in one recording of all that is heard, one after the other."""
+    result, at = [], 0
+    for i, turn in enumerate(turns):
+        if turn.audio is not None:
+            turn = dataclasses.replace(turn, start=at / SAMPLE_RATE)
+            same = i + 1 < len(turns) and turns[i + 1].speaker == turn.speaker
+            at += turn.audio.samples + round(PAUSES[not same] * SAMPLE_RATE)
+        result.append(turn)
+    return result
+
+
+def joined(turns: Sequence[Turn]) -> np.ndarray:
+    """The one recording of turns that are `placed`, with silence between them."""
+    heard = [(round(t.start * SAMPLE_RATE), decode(t.audio)) for t in turns if t.audio is not None]
+    whole = np.zeros(max((at + len(samples) for at, samples in heard), default=0), np.float32)
+    for at, samples in heard:
+        whole[at : at + len(samples)] = samples
+    return whole
+
+
+def silent(turn: Turn) -> Turn:
+    """The same turn without a sound: what is spoken is silence of the same length."""
+    audio, features = turn.audio, turn.features
+    if audio is not None:
+        audio = encode(np.zeros(audio.samples, np.int16), audio.voice)
+    if features is not None:
+        nothing = np.zeros(len(features) * HOP, np.float32)
+        features = log_mel(nothing, features.shape[1]).astype(features.dtype)
+    return dataclasses.replace(turn, audio=audio, features=features)
 
 
 def _span(ref: AudioRef) -> str:

@@ -76,10 +76,12 @@ class Utterance:
 
 @dataclasses.dataclass(frozen=True)
 class Branch:
-    """An answer that forks off behind the first `after` segments of the trunk."""
+    """An answer that forks off behind the first `after` segments of the trunk; `task`: the number
+    of the task that it belongs to, in recipes that weigh tasks apart."""
 
     after: int
     segments: tuple[Segment, ...]
+    task: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +96,8 @@ class Layout:
     """A tree as flat arrays, each [positions]; indices are relative to the tree's first position.
 
     tokens, utterance (-1: a token), offset (place within the utterance's soft positions),
-    positions (rotary), fork, branch_start, targets, loss_weight, branch (-1: trunk).
+    positions (rotary), fork, branch_start, targets, loss_weight, branch (-1: trunk), task (of the
+    branch; 0: trunk).
     """
 
     tokens: np.ndarray
@@ -106,6 +109,7 @@ class Layout:
     targets: np.ndarray
     loss_weight: np.ndarray
     branch: np.ndarray
+    task: np.ndarray
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -140,18 +144,20 @@ def layout(tree: DialogueTree) -> Layout:
     tokens, utterance, offset, loss = _flat(tree.trunk)
     n = len(tokens)
     forks = np.cumsum([0, *map(_size, tree.trunk)])
-    columns = [_columns(tokens, utterance, offset, loss, n, start=0, at=0, fork=0, branch=-1)]
+    columns = [_columns(tokens, utterance, offset, loss, n, start=0, at=0, fork=0, branch=-1,
+                        task=0)]
     place = n
     for i, b in enumerate(tree.branches):
         fork = int(forks[b.after])
         t, u, o, w = _flat(b.segments)
         n = max(len(t) - 1, 0)
-        columns.append(_columns(t, u, o, w, n, start=place, at=fork, fork=fork, branch=i))
+        columns.append(_columns(t, u, o, w, n, start=place, at=fork, fork=fork, branch=i,
+                                task=b.task))
         place += n
     return Layout(*(np.concatenate(c) for c in zip(*columns, strict=True)))
 
 
-def _columns(tokens, utterance, offset, loss, n, *, start, at, fork, branch):
+def _columns(tokens, utterance, offset, loss, n, *, start, at, fork, branch, task):
     """The `Layout` columns of one run of n positions; what follows position n - 1 may be absent."""
     following = np.zeros(n, np.int32)
     weight = np.zeros(n, np.float32)
@@ -159,7 +165,7 @@ def _columns(tokens, utterance, offset, loss, n, *, start, at, fork, branch):
     following[:known], weight[:known] = tokens[1 : known + 1], loss[1 : known + 1]
     full = lambda value: np.full(n, value, np.int32)
     return (tokens[:n], utterance[:n], offset[:n], at + np.arange(n, dtype=np.int32), full(fork),
-            full(start), following, weight, full(branch))
+            full(start), following, weight, full(branch), full(task))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,7 +217,7 @@ def pack(trees: Sequence[DialogueTree], shape: RowShape) -> dict:
     t = shape.positions
     row = {
         name: np.zeros(t, np.int32)
-        for name in ("tokens", "positions", "trunk_start", "fork", "targets")
+        for name in ("tokens", "positions", "trunk_start", "fork", "targets", "task")
     }
     # Padding sees only itself, and nothing sees padding.
     row |= {"soft": np.full(t, -1, np.int32), "branch": np.full(t, -1, np.int32),
@@ -241,7 +247,7 @@ def pack(trees: Sequence[DialogueTree], shape: RowShape) -> dict:
         row["branch_start"][s] = at + flat.branch_start
         row["targets"][s], row["loss_weight"][s] = flat.targets, flat.loss_weight
         row["branch"][s] = np.where(flat.branch >= 0, flat.branch + branches, -1)
-        row["tree"][s] = index
+        row["tree"][s], row["task"][s] = index, flat.task
         branches += len(tree.branches)
         at += n
     row["tables"] = tuple(tables)

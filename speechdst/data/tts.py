@@ -51,6 +51,14 @@ class Voice:
         """One word for it, as `Audio.voice` stores it: "en-us+f2/175/50"."""
         return f"{self.name}/{self.rate}/{self.pitch}"
 
+    @classmethod
+    def of(cls, label: str) -> "Voice | None":
+        """Inverse of `label`; None for the name of a person, who is no synthesiser's voice."""
+        name, *numbers = label.rsplit("/", 2)
+        if len(numbers) != 2 or not all(n.isdecimal() for n in numbers):
+            return None
+        return cls(name, *map(int, numbers))
+
 
 Synthesizer = Callable[[str, Voice], np.ndarray]
 

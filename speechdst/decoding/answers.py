@@ -20,9 +20,10 @@ def answers(prompts: Sequence[DialogueTree], params: state.Params, config: Dialo
             rows: int = 8) -> Iterator[tuple[int, list[str]]]:
     """Yields (prompt index, answer text of every branch), longest prompts first.
 
-    `prompts`: trees whose branches are one token, as `contexts.TreeBuilder.prompt` makes them;
-    `rows` of them are decoded together, over the devices that hold the parameters. Their shapes
-    come from a small closed set. Of many hosts each makes the whole batch and gets all answers.
+    `prompts`: trees as `contexts.TreeBuilder.prompt` makes them, whose branches end one token
+    behind where their answers begin; `rows` of them are decoded together, over the devices that
+    hold the parameters. Their shapes come from a small closed set. Of many hosts each makes the
+    whole batch and gets all answers.
     """
     order = sorted(range(len(prompts)), key=lambda i: -length(prompts[i]))
     graph, _ = state.abstract(config)
@@ -36,8 +37,9 @@ def answers(prompts: Sequence[DialogueTree], params: state.Params, config: Dialo
         branches = _up(max(len(t.branches) for t in trees), 1)
         starts = np.full((rows, branches), -1, np.int32)
         for row, tree in enumerate(trees):
-            at_branch = np.unique(layout(tree).branch_start[layout(tree).branch >= 0])
-            starts[row, : len(at_branch)] = at_branch
+            branch = layout(tree).branch
+            last = np.flatnonzero((branch >= 0) & (branch != np.append(branch[1:], -1)))
+            starts[row, : len(last)] = last
         with jax.set_mesh(mesh):
             tokens, _ = decode(params, *sharding.put((batch, starts), mesh), graph=graph,
                                beam=beam, max_new=max_new, eos=tokenizer.eos)

@@ -1,7 +1,7 @@
 """Cached decoding of trunks and branches: one prefill, then all branches together.
 
 The prefill runs the packed rows once and keeps every layer's keys and values. A branch then sees
-its trunk up to the fork, its own first token, and what it has generated, the same two intervals
+its trunk up to the fork, its own prompt, and what it has generated, the same two intervals
 as in training; the trunk's cache is shared by all branches and beams of a row.
 """
 
@@ -59,8 +59,9 @@ def decode(params, batch, starts, *, graph, beam: int, max_new: int, eos: int):
 
     Args:
       params: flat parameters; graph: the model's graph.
-      batch: rows of prompt trees (`contexts.TreeBuilder.prompt`), whose branches are one token.
-      starts: int32 [R, N], the flat position of each branch's first token; -1: no branch.
+      batch: rows of prompt trees (`contexts.TreeBuilder.prompt`).
+      starts: int32 [R, N], the flat position of the last token of each branch's prompt; -1: no
+        branch.
     Returns:
       tokens int32 [R, N, max_new] (eos and what follows it are eos), their log-probabilities
       float32 [R, N, max_new] (0 behind the first eos), of the best beam by mean log-probability.
@@ -71,9 +72,10 @@ def decode(params, batch, starts, *, graph, beam: int, max_new: int, eos: int):
     at = jnp.maximum(starts, 0)
     pick = lambda x: jnp.take_along_axis(x, at, 1)
     fork, trunk_start, position = pick(batch.fork), pick(batch.trunk_start), pick(batch.positions)
+    branch_start = pick(batch.branch_start)
     key = jnp.arange(batch.tokens.shape[1])
     sees = (((key >= trunk_start[..., None]) & (key < fork[..., None]))
-            | (key == at[..., None]))
+            | ((key >= branch_start[..., None]) & (key <= at[..., None])))
     first = jnp.take_along_axis(hidden, at[..., None], 1)
     per_beam = lambda x: jnp.repeat(x, beam, axis=1)
     sees, position = per_beam(sees), per_beam(position)

@@ -42,7 +42,7 @@ def parse(text: str) -> Prediction:
     part of the wrong type. A missing label or list of domains does not hurt the state. Numbers
     become text; a null or empty value means that the slot is not filled.
     """
-    answer = _load(text)
+    answer = load(text)
     if not isinstance(answer, dict):
         return Prediction("", [], {}, False)
     label = answer.get("label", "")
@@ -54,7 +54,8 @@ def parse(text: str) -> Prediction:
     return Prediction(label, domains, slots, True)
 
 
-def _load(text: str) -> Any:
+def load(text: str) -> Any:
+    """The JSON value of an answer, repaired; None if nothing can be read."""
     try:
         return json_repair.loads(text)
     except (ValueError, RecursionError):  # a number of thousands of digits; thousands of brackets

@@ -5,6 +5,7 @@ not turns (cluster bootstrap, percentile interval).
 """
 
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 from scipy import stats
@@ -29,23 +30,42 @@ def ratio_interval(
     numerators = np.asarray(numerators, np.float64)
     denominators = np.asarray(denominators, np.float64)
     used = (numerators != 0) | (denominators != 0)
-    numerators, denominators = numerators[used], denominators[used]
-    if len(numerators) < 2 or not denominators.any():
+    counts = np.stack([numerators[used], denominators[used]])
+    if not denominators.any():
         return None
 
-    def ratio(num, den, axis=-1):
-        num, den = num.sum(axis), den.sum(axis)
+    def ratio(sums):
+        num, den = sums
         return np.divide(num, den, out=np.full_like(num, np.nan), where=den > 0)
 
+    return interval(ratio, counts, confidence=confidence, resamples=resamples, seed=seed)
+
+
+def interval(
+    statistic: Callable[[np.ndarray], np.ndarray],
+    counts: np.ndarray,
+    *,
+    confidence: float = 0.95,
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
+) -> tuple[float, float] | None:
+    """Interval of a statistic of counts that are summed over dialogues.
+
+    `counts` [kinds, dialogues]; `statistic`: sums [kinds, ...] -> values [...], nan where it is
+    undefined. None if there are fewer than two dialogues or a draw leaves it undefined.
+    """
+    counts = np.asarray(counts, np.float64)
+    if counts.shape[1] < 2:
+        return None
     with warnings.catch_warnings():  # undefined draws are dealt with below
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
         result = stats.bootstrap(
-            (numerators, denominators),
-            ratio,
+            tuple(counts),
+            lambda *drawn, axis=-1: statistic(np.stack([d.sum(axis) for d in drawn])),
             paired=True,
             vectorized=True,
             n_resamples=resamples,
-            batch=max(1, 2_000_000 // len(numerators)),  # bounds memory at some 50 MB
+            batch=max(1, 2_000_000 // counts.shape[1]),  # bounds memory at some 25 MB a kind
             confidence_level=confidence,
             method="percentile",
             rng=np.random.default_rng(seed),

@@ -1,9 +1,10 @@
 """What differs between recipes, one module each; `config.recipe` names it.
 
-A recipe's module has two functions that `speechdst.train` calls:
+A recipe's module has two functions that `speechdst.train` calls, and one for `evaluate`:
 
     loaders(config, stage, tokenizer, model, params) -> {batch name: data.loader.Loader}
     make_step(graph, stage, **jit) -> the compiled train step, (state, batches) -> (state, metrics)
+    evaluate(config, workdir, stage, oracle) -> None; prints and writes
 
 with `config` the whole recipe, `stage` one entry of `config.stages`, `model` the model's config
 dataclass, `graph` that of `training.state.abstract(model)` and `params` the parameters that the
@@ -17,7 +18,7 @@ from ml_collections import ConfigDict
 
 from speechdst.data.dialogue import BadInput
 
-NAMES = ("joint_dst",)
+NAMES = ("joint_dst", "auxiliary")
 
 
 def recipe_of(config: ConfigDict) -> types.ModuleType:

@@ -7,28 +7,34 @@ from ml_collections import ConfigDict
 from speechdst import encode
 from speechdst.config import context_of
 from speechdst.data import loader
-from speechdst.data.contexts import Hearing, TreeBuilder
+from speechdst.data.auxiliary_trees import builder_of
 from speechdst.data.prepared import Prepared
 from speechdst.data.tokenizer import Tokenizer
+from speechdst.evaluation.states import evaluate
 from speechdst.models.dialogue_lm import DialogueLMConfig
 from speechdst.steps import joint_dst
+
+__all__ = ["evaluate", "loaders", "make_step"]
 
 
 def loaders(config: ConfigDict, stage: ConfigDict, tokenizer: Tokenizer, model: DialogueLMConfig,
             params: dict) -> dict[str, loader.Loader]:
     """The loaders of a stage by batch name; with `encoded` speech is read as the frozen encoder
-    of `params` left it (`python -m speechdst.prepare --features`)."""
+    of `params` left it (`python -m speechdst.prepare --features`). A batch may say `share`: only
+    so much of the conversations of its sources, drawn by the seed."""
     made = {}
     for i, (name, spec) in enumerate(sorted(stage.batches.items())):
         encoded = stage.get("encoded", False) and spec.context.path == "speech"
-        builder = TreeBuilder(context_of(spec.context), tokenizer, model.soft_length,
-                              encode.hearing(model) if encoded else Hearing.of(model.encoder))
+        builder = builder_of(context_of(spec.context), tokenizer, model,
+                             encode.hearing(model) if encoded else None)
         sources = []
         for s in spec.sources:
             prepared = Prepared(Path(config.data_dir) / s["data"])
-            sources.append(loader.Source(
-                encode.dialogues(prepared, s["split"], model, params, stage.trainable)
-                if encoded else prepared.dialogues(s["split"]), s["weight"]))
+            dialogues = (encode.dialogues(prepared, s["split"], model, params, stage.trainable)
+                         if encoded else prepared.dialogues(s["split"]))
+            if (share := spec.get("share", 1.0)) < 1:
+                dialogues = loader.Part(dialogues, prepared.ids(s["split"]), share, config.seed)
+            sources.append(loader.Source(dialogues, s["weight"]))
         made[name] = loader.make(
             sources, builder, positions=spec.positions, rows=spec.rows,
             seed=config.seed + 1000 * i, block=spec.block,

@@ -17,8 +17,9 @@ from speechdst import sharding
 from speechdst.config import model_config, tokenizer_of
 from speechdst.data.dialogue import BadInput
 from speechdst.data.tokenizer import Tokenizer
+from speechdst.hf import towers
 from speechdst.models.dialogue_lm import DialogueLMConfig
-from speechdst.training.state import TrainState, abstract, stored
+from speechdst.training.state import TrainState, abstract, create, stored
 
 
 class Checkpointer:
@@ -104,6 +105,38 @@ def load_params(folder: Path, template: dict) -> dict:
     for at, shapes in stored.items():
         restored |= _restore(at, {p: template[p] for p in shapes})
     return restored
+
+
+def load_base(folder: Path, template: dict, tokenizer: Tokenizer) -> dict:
+    """The parameters of a stage of another run, to go on from.
+
+    Raises:
+      BadInput: as `load_params`; or that run had another vocabulary, whose embedding rows would
+        mean other pieces here.
+    """
+    params = load_params(folder, template)
+    with _explained(folder), ocp.CheckpointManager((folder / "steps").absolute()) as manager:
+        found = manager.restore(manager.latest_step(),
+                                args=ocp.args.Composite(meta=ocp.args.JsonRestore()))
+    check_fingerprint(found["meta"], {"tokenizer": tokenizer.fingerprint}, folder)
+    return params
+
+
+def initial(config: ConfigDict, model: DialogueLMConfig, tokenizer: Tokenizer,
+            template: dict) -> dict:
+    """The parameters that a run starts from: those of the stage of another run that `config.base`
+    names, or read from the checkpoints of `config.pretrained` and the others drawn. As `template`
+    says: path -> shape, dtype and sharding."""
+    if config.get("base", ""):
+        return load_base(Path(config.base), template, tokenizer)
+    params = towers.load(config.pretrained, model, template)
+    drawn = {path: x for path, x in template.items() if path not in params}
+
+    def draw():
+        made = create(model, config.seed)
+        return {path: made[path].astype(x.dtype) for path, x in drawn.items()}
+
+    return params | jax.jit(draw, out_shardings={p: x.sharding for p, x in drawn.items()})()
 
 
 def load_run(config: ConfigDict, workdir: Path, stage: str = "", mesh: Mesh | None = None

@@ -5,11 +5,13 @@ lead). Only `trainable` is differentiated and has optimizer state: frozen is fro
 """
 
 import dataclasses
+import functools
 import re
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from speechdst import sharding
@@ -98,3 +100,23 @@ def placed(params: Params, trainable: Sequence[str], tx, seed: int, mesh) -> Tra
                                                  frozen={}),
                    out_shardings=dataclasses.replace(where, trainable={}, frozen={}))(params)
     return dataclasses.replace(rest, trainable=train, frozen=frozen)
+
+
+def content(params: Params, dtype: str) -> str:
+    """Tells parameters apart that differ in one weight, as `dtype` holds them: one line of paths,
+    shapes and sums, made where the arrays are, sharded or not, in whole numbers."""
+    return "".join(f"{path} {params[path].shape} {np.asarray(_sums(params[path], dtype)).tolist()}"
+                   for path in sorted(params))
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _sums(x, dtype: str):
+    """Two sums of an array's bits in a dtype, weighted by place: uint32 [2], exact in any order."""
+    x = x.astype(dtype)
+    bits = jax.lax.bitcast_convert_type(x, {2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize])
+    place = functools.reduce(
+        lambda sofar, axis: sofar * jnp.uint32(x.shape[axis])
+        + jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis), range(x.ndim), jnp.uint32(0))
+    mixed = bits.astype(jnp.uint32) * (place * jnp.uint32(2_654_435_761) | 1)
+    return jnp.stack([mixed.sum(dtype=jnp.uint32),
+                      ((mixed ^ (mixed >> 15)) * jnp.uint32(2_246_822_519)).sum(dtype=jnp.uint32)])

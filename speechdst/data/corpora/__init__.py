@@ -18,14 +18,18 @@ from speechdst.data.dialogue import BadInput, Dialogue, validate
 CORPORA = {
     name: f"{__name__}.{name}"
     for name in (
+        "abg_coqa",
         "asr_manifest",
         "common_voice",
         "dstc11",
         "librispeech",
         "manifest",
         "multiwoz",
+        "sd_qa",
         "sgd",
         "simulated",
+        "simulated_stories",
+        "spoken_squad",
         "spokenwoz",
     )
 }

@@ -1,8 +1,11 @@
 """What the corpus readers share: files, checked fields, slot names and values, text clean-up."""
 
+import gzip
 import json
+import lzma
 import os
 import re
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,11 +23,16 @@ _TAG = {str: "a string", list: "a list", dict: "an object", int: "a whole number
 
 
 def load_json(path: Path, text: bytes | str | None = None) -> Any:
-    """The JSON in `path` (or in `text`, read from there); raises `BadInput` naming the file."""
+    """The JSON in `path`, or beside it in `path`.xz (or in `text`, read from there); raises
+    `BadInput` naming the file."""
     if text is None:
-        if not path.is_file():
+        packed = path.with_name(f"{path.name}.xz")
+        if not path.is_file() and not packed.is_file():
             raise BadInput("the file is missing", file=path)
-        text = path.read_bytes()
+        try:
+            text = path.read_bytes() if path.is_file() else lzma.decompress(packed.read_bytes())
+        except lzma.LZMAError as error:
+            raise BadInput(f"damaged ({error})", file=packed, mend="fetch it again") from error
     try:
         return json.loads(text)
     except ValueError as error:  # also UnicodeDecodeError
@@ -32,23 +40,32 @@ def load_json(path: Path, text: bytes | str | None = None) -> Any:
 
 
 def json_lines(path: Path) -> Iterator[tuple[str, dict | BadInput]]:
-    """Yields ("file:line", object) per non-empty line; a line that is no object as `BadInput`."""
+    """Yields ("file:line", object) per non-empty line of a file, which may be a .gz; a line that
+    is no object, and the rest of an archive that is damaged, as `BadInput`."""
     if not path.is_file():
         raise BadInput("the file is missing", file=path, mend="one JSON object per line")
-    with open(path, "rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            where = f"{path}:{number}"
-            try:
-                record = json.loads(line)
-                if not isinstance(record, dict):
-                    raise ValueError(f"expected an object, got {type(record).__name__}")
-                yield where, record
-            except ValueError as error:
-                # Only the last line of a file that was not written to its end lacks the newline.
-                what = "malformed JSON" if line.endswith(b"\n") else "malformed JSON, line cut off"
-                yield where, BadInput(f"{what} ({error})", file=where)
+    where = f"{path}:1"
+    try:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as lines:
+            for number, line in enumerate(lines, 1):
+                where = f"{path}:{number}"
+                if line.strip():
+                    yield where, _object(where, line)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        yield where, BadInput(f"cut off or damaged ({error})", file=where,
+                              mend="fetch the file again")  # fmt: skip
+
+
+def _object(where: str, line: bytes) -> dict | BadInput:
+    try:
+        record = json.loads(line)
+        if not isinstance(record, dict):
+            raise ValueError(f"expected an object, got {type(record).__name__}")
+        return record
+    except ValueError as error:
+        # Only the last line of a file that was not written to its end lacks the newline.
+        what = "malformed JSON" if line.endswith(b"\n") else "malformed JSON, line cut off"
+        return BadInput(f"{what} ({error})", file=where)
 
 
 def records(path: Path, split: str, make: Callable[[str, str, dict], Any]) -> Iterator[Any]:
@@ -223,3 +240,27 @@ def transcript(text: str) -> str:
     text = re.sub(r"[^\w\s']|_", " ", text.replace("\u2019", "'").lower())
     text = re.sub(r"(?<!\w)'+|'+(?!\w)", " ", text)
     return " ".join(text.split())
+
+
+_SENTENCE = re.compile(r"(?<=[.!?])[\"')\u2019\u201d]*\s+|\n\s*\n")
+_CLAUSE = re.compile(r"(?<=[,;:])\s+")
+
+
+def sentences(text: str, words: int = 40) -> list[str]:
+    """A text as a narrator reads it, sentence by sentence, at most about `words` words each:
+    longer ones are cut at commas, and where there are none, anywhere between words. Pieces
+    without a letter or digit say nothing and are left out."""
+    result: list[str] = []
+    for sentence in _SENTENCE.split(text):
+        piece: list[str] = []
+        for clause in _CLAUSE.split(sentence):
+            said = clause.split()
+            if piece and len(piece) + len(said) > words:
+                result.append(" ".join(piece))
+                piece = []
+            piece += said
+            while len(piece) > words:
+                result.append(" ".join(piece[:words]))
+                piece = piece[words:]
+        result.append(" ".join(piece))
+    return [s for s in result if any(c.isalnum() for c in s)]

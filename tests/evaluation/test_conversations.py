@@ -1,0 +1,115 @@
+"""The multi-turn evaluation as the recipe runs it, over prepared data, but for the training."""
+
+import json
+
+import pytest
+from chat_server import KEY, serve
+from ml_collections import ConfigDict
+
+from configs import auxiliary
+from speechdst import report
+from speechdst.config import model_config
+from speechdst.data import preparation, tokenizer
+from speechdst.data.auxiliary_trees import symbols
+from speechdst.data.dialogue import BadInput
+from speechdst.data.options import Options
+from speechdst.data.prepared import Prepared
+from speechdst.evaluation import conversations
+from speechdst.training import state
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Five spoken stories, prepared."""
+    folder = tmp_path_factory.mktemp("data")
+    options = ConfigDict(dict(auxiliary.get_config("tiny").prepare.stories.to_dict(), splits={
+        "test": dict(dialogues=5, words=6, sentences=(2, 2), history=0.0)}, voices=3))
+    preparation.prepare("stories", Options.parse("stories", options), folder, processes=0)
+    return folder
+
+
+def config(data, **conversation):
+    c = auxiliary.get_config("tiny")
+    c.data_dir = str(data)
+    c.evaluation.update(limit=0, max_new=4, rows=8)
+    c.evaluation.conversation.update(conversation)
+    return c
+
+
+@pytest.fixture
+def trained(data, monkeypatch):
+    """A model instead of a run: drawn, with another seed than the untrained one has."""
+    texts = [t.text for d in Prepared(data / "stories").dialogues("test") for t in d.turns]
+    vocabulary = tokenizer.Tokenizer(tokenizer.train(texts * 3, symbols(), size=400))
+    small = dict(width=32, layers=1, heads=2)
+    c = config(data)
+    c.model.encoder.transformer.update(small)
+    c.model.connector.update(inputs=32, outputs=32)
+    c.model.connector.transformer.update(small)
+    c.model.decoder.transformer.update(small, kv_heads=1, mlp_width=32)
+    model = model_config(c.model, vocabulary.size)
+    draw = lambda seed: {p: x * 3 for p, x in state.create(model, seed).items()}
+    monkeypatch.setattr(conversations, "load_run", lambda *_: (vocabulary, model, draw(1)))
+    monkeypatch.setattr(conversations, "initial", lambda *_: draw(2))
+
+
+def test_a_run_beside_what_sets_the_scale(data, trained, tmp_path, capsys):
+    c = config(data)
+    found = conversations.evaluate(c, tmp_path)
+    assert list(found) == list(conversations.ARMS[:-1])
+    rates = {arm: s.rates for arm, s in found.items()}
+    ambiguous = sum(q.ambiguous for d in Prepared(data / "stories").dialogues("test")
+                    for q in d.questions)
+    assert 0 < ambiguous < 5 and found["oracle"].asked == ambiguous
+    assert rates["oracle"]["trajectory F1"].value == 100 == rates["oracle"]["turn F1"].value
+    assert rates["always_answers"]["action recall"].value == 0
+    assert found["always_asks"].asked == 5
+    assert rates["model"]["WER request"].value > 0
+    said = {arm: [json.loads(line)["steps"][0]["text"] for line in
+                  (tmp_path / "evaluation" / f"stories-test-{arm}" / "trajectories.jsonl")
+                  .read_text().splitlines()] for arm in ("model", "untrained", "blind")}
+    assert len({tuple(s) for s in said.values()}) == 3  # other weights, other ears: other words
+    printed = capsys.readouterr().out
+    assert "model by group" in printed and "speaking rate" in printed and "voice" in printed
+    # The same command has nothing left to do; another limit is another evaluation.
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.flac")}
+    again = conversations.evaluate(c, tmp_path)
+    assert again == found and before == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.flac")}
+    c.evaluation.limit = 2
+    with pytest.raises(BadInput, match="limit: evaluated with 0, now it is 2"):
+        conversations.evaluate(c, tmp_path)
+    c.evaluation.conversation.update(overwrite=True, arms=("oracle",))
+    assert conversations.evaluate(c, tmp_path)["oracle"].questions == 2
+
+
+def test_a_served_model_needs_no_run(data, tmp_path, monkeypatch):
+    with serve(monkeypatch) as server:
+        server.reply = lambda request: (
+            "Yes" if "clarifying" in str(request["messages"][-1]["content"]) else "the red one")
+        endpoint = dict(url=server.url, key_variable="TEST_CHAT_KEY")
+        c = config(data, arms=("oracle",), rounds=1, listening=("request", "story"))
+        c.evaluation.conversation.served.update(endpoint, model="gpt/audio 1")
+        c.evaluation.conversation.roles.update(endpoint, model="judge")
+        found = conversations.evaluate(c, tmp_path)
+        asked = len(server.requests)
+        again = conversations.evaluate(c, tmp_path)
+    assert list(found) == ["oracle", "served-gpt-audio-1"] and again == found
+    assert len(server.requests) == asked
+    served = found["served-gpt-audio-1"]
+    assert served.asked == 5 and {"WER request", "WER story"} <= served.rates.keys()
+    heard = next(r for r in server.requests if r["model"] == "gpt/audio 1")
+    assert [p["type"] for p in heard["messages"][1]["content"]] == ["input_audio"]
+    _, _, arms = report.read_run(tmp_path)
+    assert [(a.data, a.arm) for a in arms] == [
+        ("stories/test", "served-gpt-audio-1"), ("stories/test", "oracle")]
+    assert not any(KEY in p.read_text("utf-8", "replace") for p in tmp_path.rglob("*.json*"))
+
+
+@pytest.mark.parametrize("wrong, field", [
+    (dict(arms=("modle",)), "arms"), (dict(listening=("all",)), "listening"),
+    (dict(served=dict(url="ftp://x", model="m")), "url"),
+    (dict(roles=dict(url="http://x/v1")), "model"),
+    (dict(similarity="nowhere"), "sentence-transformers")])
+def test_settings_that_are_refused(data, tmp_path, wrong, field):
+    with pytest.raises(BadInput, match=field):
+        conversations.evaluate(config(data, **wrong), tmp_path)
