@@ -133,7 +133,9 @@ def alone(tree: DialogueTree) -> list[DialogueTree]:
         trunk, answer = own(tree.trunk[: branch.after]), own(branch.segments)
         result.append(
             DialogueTree(
-                trunk, (Branch(branch.after, answer),), tuple(tree.utterances[u] for u in heard)
+                trunk,
+                (dataclasses.replace(branch, segments=answer),),
+                tuple(tree.utterances[u] for u in heard),
             )
         )
     return result

@@ -35,18 +35,6 @@ from rich.table import Table
 from benchmarks import equal_time, shapes, step_time
 from speechdst.command import run
 
-
-def _quick_options() -> dict:
-    """For programs that run for milliseconds and take seconds to compile."""
-    options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-    faster = options | {"xla_cpu_use_fusion_emitters": False}  # a quarter of the time
-    try:
-        jax.jit(lambda: 0, compiler_options=faster).lower().compile()
-    except (RuntimeError, ValueError):  # an XLA that no longer has it
-        return options
-    return faster
-
-
 QUICK_SIZE = 32, 2, 32, 128  # width, layers, attention block, width of a bucket
 QUICK_DIALOGUE = shapes.Sizes(turns=3, frames=64, state=12, text=6, vocabulary=64)
 
@@ -80,7 +68,7 @@ def measure(
       "flops_ratio", "flops_ratio_shared_audio", "loss_error", "gradient_error", ...}.
     """
     config = shapes.model(width, layers, sizes)
-    trainer = step_time.Trainer(config, _quick_options() if quick else {})
+    trainer = step_time.Trainer(config, step_time.quick_options() if quick else {})
     made = {}
     for kind in kinds:
         tree = shapes.dialogue(kind, sizes, config, np.random.default_rng(0))
@@ -226,7 +214,7 @@ def benchmark(
         else:
             setup = equal_time.fresh(*((16, 1) if quick else (128, 4)), dialogues, held_out, turns)
         if quick:
-            setup = dataclasses.replace(setup, compiler_options=_quick_options())
+            setup = dataclasses.replace(setup, compiler_options=step_time.quick_options())
         result["jga"] = equal_time.compare(setup, seconds, say)
     return result
 

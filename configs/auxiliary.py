@@ -29,7 +29,7 @@ def task_batch(data, *, path, rows, positions, tasks=TASKS, listening=("request"
     made = batch("tasks", data, kind="tasks", path=path, rows=rows, positions=positions,
                  spec_augment=spec_augment)
     made["context"] |= dict(agent="speech", tasks=tasks, listening=listening,
-                            max_seconds=max_seconds)
+                            max_seconds=max_seconds, rationales="")
     return made | dict(share=1.0)
 
 

@@ -70,12 +70,12 @@ def test_flops_of_trees_and_turns_by_hand(tree_vs_turns):
 
 
 def test_accuracy_after_equal_time(tree_vs_turns):
-    from benchmarks import equal_time
+    from benchmarks import equal_time, step_time
 
     setup = dataclasses.replace(
         equal_time.fresh(16, 1, 8, 1),
         max_new=4,
-        compiler_options=tree_vs_turns._quick_options(),
+        compiler_options=step_time.quick_options(),
     )
     result = json.loads(json.dumps(equal_time.compare(setup, 0.2, say=lambda line: None)))
     for arm in ("trees", "single_turns"):

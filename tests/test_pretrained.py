@@ -6,11 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import test_commands
 from flax import nnx
 from safetensors.numpy import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from speechdst.api import DialogueTracker
+from speechdst.data.dialogue import SAMPLE_RATE
+from speechdst.data.tts import espeak
 from speechdst.export import load
 from speechdst.hf import decoders as hf_decoders
 from speechdst.hf import encoders as hf_encoders
@@ -131,6 +135,15 @@ def test_apart_and_merged_decode_alike(folder):
         np.testing.assert_array_equal(np.asarray(merged.params[path], np.float32),
                                       np.asarray(value, np.float32), err_msg=path)
     assert any(np.asarray(x).any() for p, x in apart.params.items() if p.endswith("lora_b"))
+    # And from a recording, cut into turns: the user on channel 0, the agent on channel 1.
+    said = np.concatenate([espeak("a cheap hotel"), np.zeros(SAMPLE_RATE, np.int16)])
+    silent = np.zeros_like(said)
+    soundfile.write(folder / "call.wav", np.stack(
+        [np.concatenate([said, silent, said]), np.concatenate([silent, said, silent])], 1),
+        SAMPLE_RATE)
+    turns = DialogueTracker(merged)(folder / "call.wav")
+    assert [t.speaker for t in turns] == ["user", "agent", "user"]
+    assert [t.state is None for t in turns] == [False, True, False]
 
 
 def test_the_checkpoints_encoder_runs_beforehand(folder):

@@ -215,7 +215,8 @@ def alone(tree: DialogueTree) -> list[DialogueTree]:
 
         trunk, answer = own(trunk), own(b.segments)
         result.append(
-            DialogueTree(trunk, (Branch(b.after, answer),), tuple(tree.utterances[u] for u in used))
+            DialogueTree(trunk, (Branch(b.after, answer, b.task),),
+                         tuple(tree.utterances[u] for u in used))
         )
     return result
 
@@ -227,7 +228,7 @@ def silent(tree: DialogueTree) -> DialogueTree:
     )
     return DialogueTree(
         mute(tree.trunk),
-        tuple(Branch(b.after, mute(b.segments)) for b in tree.branches),
+        tuple(Branch(b.after, mute(b.segments), b.task) for b in tree.branches),
         tuple(dataclasses.replace(u, transcript=np.zeros(0, np.int32)) for u in tree.utterances),
     )
 

@@ -17,11 +17,13 @@ import dataclasses
 import json
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from pathlib import Path
 
 from speechdst.data.contexts import Context, Hearing, TreeBuilder
-from speechdst.data.dialogue import Dialogue, Passage, Question
+from speechdst.data.dialogue import BadInput, Dialogue, Passage, Question
 from speechdst.data.tree import Branch, DialogueTree, Tokens
+from speechdst.files import read_object
 
 TASKS = ("listening", "reasoning", "response")
 PARTS = {
@@ -39,12 +41,14 @@ ANSWER = "\nANSWER:"
 @dataclasses.dataclass(frozen=True)
 class TaskContext(Context):
     """`tasks`: of `TASKS`, those that hang from the trunk. `listening`: of `PARTS`, what is to be
-    written down; of "turn" one turn a dialogue, drawn by its id."""
+    written down; of "turn" one turn a dialogue, drawn by its id. `rationales`: a file of what a
+    model wrote of why, added to the reasoning targets (`speechdst.rationales`); "": none."""
 
     kind: str = "tasks"
     agent: str = "speech"
     tasks: tuple[str, ...] = TASKS
     listening: tuple[str, ...] = ("request", "turn")
+    rationales: str = ""
 
     kinds = ("tasks",)
 
@@ -153,16 +157,18 @@ def texts(dialogue: Dialogue) -> Iterator[str]:
 
 
 class TaskTreeBuilder(TreeBuilder):
-    """Dialogues with questions to trees, one each.
+    """Dialogues with questions to trees, one each. Raises `BadInput` if the context names a file
+    of rationales that is none."""
 
-    `rationales`: dialogue id -> question id -> what a model wrote of why (see
-    `speechdst.rationales`).
-    """
-
-    def __init__(self, context: TaskContext, *args,
-                 rationales: Mapping[str, Mapping[str, str]] | None = None, **kwargs):
+    def __init__(self, context: TaskContext, *args, **kwargs):
         super().__init__(context, *args, **kwargs)
-        self.rationales = rationales or {}
+        self.rationales: dict[str, dict[str, str]] = {}
+        if context.rationales:
+            mend = "write it with `python -m speechdst.rationales`"
+            found = read_object(Path(context.rationales), mend).get("rationales")
+            if not isinstance(found, dict):
+                raise BadInput("there are no rationales", file=context.rationales, mend=mend)
+            self.rationales = found
 
     def asked(self, dialogue: Dialogue) -> list[Asked]:
         """All that the tasks of the context ask about a dialogue. One without questions (a live

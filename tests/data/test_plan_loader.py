@@ -184,3 +184,16 @@ def test_every_batch_has_the_planned_shape_and_is_counted():
     assert counts["answers"] == 3 * counts["trees"]
     assert counts["frames"] == sum(int(t.lengths.sum()) for t in batch.tables)
     assert 0 < counts["positions"] <= 2 * made.shape.positions
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(st.integers(1, 40), st.floats(0.01, 1.0), st.floats(0.01, 1.0), st.integers(0, 9))
+def test_a_share_keeps_conversations_together_and_smaller_ones_inside(n, a, b, seed):
+    ids = [f"d{i}{tail}" for i in range(n) for tail in ("", "~0", "~r1")]
+    part = lambda share: loader.Part(ids, ids, share, seed)
+    small, large = part(min(a, b)), part(max(a, b))
+    assert set(small) <= set(large)
+    families = {id.partition("~")[0] for id in small}
+    assert len(families) == max(1, round(min(a, b) * n)) and len(small) == 3 * len(families)
+    assert list(part(1.0)) == ids
+    assert [small[i] for i in range(len(small))] == [i for i in ids if i in set(small)]

@@ -161,7 +161,7 @@ def test_no_config_or_no_json(tmp_path):
         hf.read_config(tmp_path)
     for text in ("{", "[]"):
         (tmp_path / "config.json").write_text(text)
-        with pytest.raises(BadInput, match="not (a )?JSON"):
+        with pytest.raises(BadInput, match=r"not (a )?JSON"):
             hf.read_config(tmp_path)
 
 
