@@ -1,7 +1,7 @@
 import dataclasses
 
 import pytest
-from stories import VOICES, spoken, stories
+from spoken_stories import VOICES, spoken, stories
 
 from speechdst.conversation import scores
 from speechdst.conversation.loop import Loop, Step, Trajectory, evaluate

@@ -72,8 +72,8 @@ def test_a_run_beside_what_sets_the_scale(data, trained, tmp_path, capsys):
     assert rates["model"]["WER request"].value > 0
     said = {arm: [json.loads(line)["steps"][0]["text"] for line in
                   (tmp_path / "evaluation" / f"stories-test-{arm}" / "trajectories.jsonl")
-                  .read_text().splitlines()] for arm in ("model", "untrained", "blind")}
-    assert len({tuple(s) for s in said.values()}) == 3  # other weights, other ears: other words
+                  .read_text().splitlines()] for arm in ("model", "untrained")}
+    assert said["model"] != said["untrained"]  # other weights, other words
     printed = capsys.readouterr().out
     assert "model by group" in printed and "speaking rate" in printed and "voice" in printed
     # The same command has nothing left to do; another limit is another evaluation.
