@@ -2,7 +2,7 @@ import dataclasses
 import json
 
 import pytest
-from stories import stories
+from spoken_stories import stories
 from test_report import HOSTILE, Tags, data_of, written
 
 from speechdst import report, report_conversations

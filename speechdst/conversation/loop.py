@@ -95,8 +95,13 @@ def _measured(dialogue: Dialogue) -> dict:
             words = sum(len(t.text.split()) for t in turns)
             rate = speech.speaking_rate(words, len(samples) / speech.SAMPLE_RATE)
             pitch = speech.pitch(samples)
-            voice = tts.Voice.of(turns[-1].audio.voice)
-            if label := voice.name if voice else turns[-1].audio.voice:
+            label = turns[-1].audio.voice
+            if voice := tts.Voice.of(label):
+                label = voice.name
+                if "+" in label:  # accent and variant: pairs of them have few questions each
+                    accent, _, label = label.partition("+")
+                    found["groups"]["accent"] = accent
+            if label:
                 found["groups"]["voice"] = label
             return found | {"rate": round(rate, 1) if words else None,
                             "pitch": None if math.isnan(pitch) else round(pitch, 1)}

@@ -180,12 +180,13 @@ def shown(*several: ConversationScores) -> list[str]:
         n for n in known if n.endswith("similarity") or n.startswith("WER")]
 
 
-def breakdown(scores: ConversationScores, title: str = "") -> Table:
-    """One model's scores by group, %."""
+def breakdown(scores: ConversationScores, title: str = "", most: int = 20) -> Table:
+    """One model's scores by group, %; where there are more than `most` groups, the largest."""
     names = [n for n in shown(scores) if n not in ("action accuracy", "turn F1")]
     table = _narrow(f"{title} by group, %", ("", "group"), ("of", *names))
     for by, groups in scores.groups.items():
-        for i, (group, rates) in enumerate(groups.items()):
+        largest = sorted(groups, key=lambda g, of=groups: -counted(of[g]))[:most]
+        for i, (group, rates) in enumerate((g, r) for g, r in groups.items() if g in largest):
             table.add_row(by if not i else "", group, str(counted(rates)), *_cells(rates, names))
     return table
 

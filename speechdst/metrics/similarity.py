@@ -34,4 +34,4 @@ class Similarity:
             return []
         vectors = np.asarray(self._model.encode(texts, normalize_embeddings=True), np.float64)
         of = dict(zip(texts, vectors, strict=True))
-        return [float(max(0.0, of[a] @ of[b])) for a, b in pairs]
+        return [float(np.clip(of[a] @ of[b], 0.0, 1.0)) for a, b in pairs]

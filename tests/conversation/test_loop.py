@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 from chat_server import KEY, says, serve, status
-from stories import VOICES, stories
+from spoken_stories import VOICES, stories
 
 from speechdst.chat import ChatUnavailable
 from speechdst.conversation import loop
@@ -108,7 +108,8 @@ def test_the_limit(tmp_path):
 
 
 def test_replies_that_cannot_be_spoken_end_the_conversation(tmp_path):
-    (t,) = evaluate(tmp_path, ambiguous()[:1], Always("#?"), Loop(synthesizer="stories:picky"), {})
+    (t,) = evaluate(tmp_path, ambiguous()[:1], Always("#?"),
+                    Loop(synthesizer="spoken_stories:picky"), {})
     assert [s.speaker for s in t.steps] == ["agent", "user"] and not t.failure
     assert t.steps[0].unspoken == "no word in it" and t.steps[1].audio
     (t,) = evaluate(tmp_path / "text", ambiguous()[:1], ALWAYS_ASKS, Loop(synthesizer=""), {})

@@ -1,6 +1,6 @@
 import pytest
 from chat_server import serve
-from stories import stories
+from spoken_stories import stories
 
 from speechdst.chat import ChatError
 from speechdst.conversation.roles import (

@@ -83,7 +83,7 @@ def test_common_voice(tmp_path):
 
 
 def test_registry(tmp_path):
-    with pytest.raises(BadInput, match=r"unknown corpus 'timit' \(known are .*multiwoz, sd_qa, sgd"):
+    with pytest.raises(BadInput, match=r"unknown corpus 'timit' \(known are .*sd_qa, sgd"):
         corpora.get("timit")
     with pytest.raises(BadInput, match=r"has no option normalize \(it has normalise\)"):
         corpora.read("librispeech", tmp_path, "train", normalize=True)
