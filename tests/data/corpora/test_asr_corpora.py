@@ -88,4 +88,4 @@ def test_registry(tmp_path):
     with pytest.raises(BadInput, match=r"has no option normalize \(it has normalise\)"):
         corpora.read("librispeech", tmp_path, "train", normalize=True)
     for name in sorted(set(corpora.CORPORA) - {"simulated"}):
-        assert set(corpora.get(name).SPLITS) == {"train", "dev", "test"}
+        assert "test" in corpora.get(name).SPLITS
