@@ -116,7 +116,8 @@ def test_example_keeps_what_is_absent_apart_from_what_is_empty():
         Turn("user", "x", state={"taxi": {"day": "today"}}),
     )
     question = Question("q", "", (Answer("today", (0, 5)), Answer("now")), 2)
-    dialogue = Dialogue("d", "c", "train", turns, (Passage("today", 0, 0),), (question,), {"a": "b"})
+    passages, groups = (Passage("today", 0, 0),), {"dialect": "usa"}
+    dialogue = Dialogue("d", "c", "train", turns, passages, (question,), groups)
     example = to_example(dialogue)
     rows = [dict(t, speaker=("user", "agent").index(t["speaker"])) for t in example["turns"]]
     columns = {key: [row[key] for row in rows] for key in rows[0]}
