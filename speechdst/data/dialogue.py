@@ -277,13 +277,8 @@ def to_bytes(dialogue: Dialogue) -> bytes:
             {"shape": list(t.features.shape), "float16": t.features.astype("<f2").tobytes()},
         }
 
-    # What a dialogue does not have takes no room, and older records are what they were.
-    more = {"passages": [dataclasses.asdict(p) for p in dialogue.passages],
-            "questions": [dataclasses.asdict(q) for q in dialogue.questions],
-            "groups": dialogue.groups}
-    more = {field: value for field, value in more.items() if value}
     return msgpack.packb({"id": dialogue.id, "corpus": dialogue.corpus, "split": dialogue.split,
-                          "turns": [turn(t) for t in dialogue.turns]} | more)
+                          "turns": [turn(t) for t in dialogue.turns]} | about(dialogue))
 
 
 def from_bytes(data: bytes, source: str | Path = "") -> Dialogue:
@@ -292,8 +287,7 @@ def from_bytes(data: bytes, source: str | Path = "") -> Dialogue:
         raw = msgpack.unpackb(data)
         return Dialogue(
             raw["id"], raw["corpus"], raw["split"], tuple(_turn(t) for t in raw["turns"]),
-            tuple(Passage(**p) for p in raw.get("passages", ())),
-            tuple(_question(q) for q in raw.get("questions", ())), raw.get("groups", {}),
+            **from_about(raw),
         )
     except (ValueError, KeyError, TypeError, msgpack.exceptions.UnpackException) as error:
         raise BadInput(f"not a dialogue record, or cut off ({type(error).__name__}: {error})",
@@ -307,6 +301,22 @@ def _turn(t: dict) -> Turn:
     return Turn(t["speaker"], t["text"], tuple(Word(*w) for w in t["words"]),
                 None if t["audio"] is None else Audio(**t["audio"]),
                 t["state"], features, t["start"])
+
+
+def about(dialogue: Dialogue) -> dict:
+    """Passages, questions and groups as plain values. What a dialogue does not have takes no room,
+    so that records without them are what they always were."""
+    values = {"passages": [dataclasses.asdict(p) for p in dialogue.passages],
+              "questions": [dataclasses.asdict(q) for q in dialogue.questions],
+              "groups": dialogue.groups}
+    return {field: value for field, value in values.items() if value}
+
+
+def from_about(values: dict) -> dict:
+    """The fields of `Dialogue` that `about` gave; other keys are passed over."""
+    return {"passages": tuple(Passage(**p) for p in values.get("passages", ())),
+            "questions": tuple(_question(q) for q in values.get("questions", ())),
+            "groups": values.get("groups", {})}
 
 
 def _question(q: dict) -> Question:

@@ -23,7 +23,16 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from speechdst.data import shard, speech
-from speechdst.data.dialogue import Audio, BadInput, Dialogue, Turn, Word
+from speechdst.data.dialogue import (
+    SPEAKERS,
+    Audio,
+    BadInput,
+    Dialogue,
+    Turn,
+    Word,
+    about,
+    from_about,
+)
 from speechdst.data.options import Options
 from speechdst.data.prepared import Prepared
 
@@ -55,8 +64,11 @@ class SpeechDST(tfds.core.GeneratorBasedBuilder):
     """Spoken dialogues with states; see the module for what an example holds."""
 
     name = "speech_dst"
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES: ClassVar = {"1.0.0": "Turns with states, FLAC audio and features."}
+    VERSION = tfds.core.Version("1.1.0")
+    RELEASE_NOTES: ClassVar = {
+        "1.0.0": "Turns with states, FLAC audio and features.",
+        "1.1.0": "Passages and questions about them.",
+    }
 
     def __init__(self, *, file_format: str = "array_record", **kwargs):
         super().__init__(file_format=file_format, **kwargs)
@@ -66,7 +78,7 @@ class SpeechDST(tfds.core.GeneratorBasedBuilder):
     def _info(self) -> tfds.core.DatasetInfo:
         text = tfds.features.Text()
         turn = {
-            "speaker": tfds.features.ClassLabel(names=["user", "agent"]),
+            "speaker": tfds.features.ClassLabel(names=list(SPEAKERS)),
             "text": text,
             "words": text,  # JSON: [[word, start, end], ...] in seconds
             "state": text,  # JSON: {domain: {slot: value}}
@@ -79,7 +91,13 @@ class SpeechDST(tfds.core.GeneratorBasedBuilder):
             ),
         }
         features = tfds.features.FeaturesDict(
-            {"id": text, "corpus": text, "split": text, "turns": tfds.features.Sequence(turn)}
+            {
+                "id": text,
+                "corpus": text,
+                "split": text,
+                "about": text,  # JSON: passages, questions and groups, as `dialogue.about` says
+                "turns": tfds.features.Sequence(turn),
+            }
         )
         return tfds.core.DatasetInfo(
             builder=self, description=__doc__, features=features, disable_shuffling=True
@@ -141,6 +159,7 @@ def to_example(dialogue: Dialogue) -> dict:
         "id": dialogue.id,
         "corpus": dialogue.corpus,
         "split": dialogue.split,
+        "about": json.dumps(about(dialogue), ensure_ascii=False),
         "turns": [turn(t) for t in dialogue.turns],
     }
 
@@ -156,7 +175,7 @@ def to_dialogue(example: Mapping) -> Dialogue:
         start, state = float(t["start"]), text(t["state"])
         flac, features = bytes(t["flac"]), np.asarray(t["features"])
         return Turn(
-            speaker=("user", "agent")[int(t["speaker"])],
+            speaker=SPEAKERS[int(t["speaker"])],
             text=text(t["text"]),
             words=tuple(Word(*w) for w in json.loads(text(t["words"]))),
             audio=Audio(flac, int(t["samples"]), text(t["voice"])) if flac else None,
@@ -170,6 +189,7 @@ def to_dialogue(example: Mapping) -> Dialogue:
         text(example["corpus"]),
         text(example["split"]),
         tuple(turn(t) for t in turns),
+        **from_about(json.loads(text(example["about"]))),
     )
 
 

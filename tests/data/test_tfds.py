@@ -9,7 +9,16 @@ import soundfile
 import tensorflow_datasets as tfds
 
 from speechdst.data import preparation
-from speechdst.data.dialogue import Audio, Dialogue, Turn, Word, to_bytes
+from speechdst.data.dialogue import (
+    Answer,
+    Audio,
+    Dialogue,
+    Passage,
+    Question,
+    Turn,
+    Word,
+    to_bytes,
+)
 from speechdst.data.options import Options
 from speechdst.data.prepared import Prepared
 from speechdst.data.tfds_builder import (
@@ -61,7 +70,7 @@ def test_read_without_speechdst_in_a_process_of_its_own(folder):
     """Who has only the files and tfds can read them too; nothing asks for TensorFlow or JAX."""
     code = (
         "import sys, json, tensorflow_datasets as tfds\n"
-        f"b = tfds.builder_from_directory({str(folder / 'tfds/speech_dst/tiny/1.0.0')!r})\n"
+        f"b = tfds.builder_from_directory({str(folder / 'tfds/speech_dst/tiny/1.1.0')!r})\n"
         "e = b.as_data_source(split='train')[0]\n"
         "bad = [m for m in ('tensorflow', 'speechdst', 'jax') if m in sys.modules]\n"
         "print(json.dumps([e['id'].decode(), e['turns']['flac'][0][:4].decode(), bad]))"
@@ -75,7 +84,7 @@ def test_adapter_may_be_pickled_and_names_its_content(folder):
     dialogues = TfdsDialogues(source)
     copy = pickle.loads(pickle.dumps(dialogues))
     same(copy, dialogues)
-    assert repr(copy) == repr(dialogues) == "TfdsDialogues(speech_dst/tiny/1.0.0/train)"
+    assert repr(copy) == repr(dialogues) == "TfdsDialogues(speech_dst/tiny/1.1.0/train)"
 
 
 def test_from_a_corpus_bad_recordings_are_left_out_and_kept_count_of(tmp_path):
@@ -106,7 +115,9 @@ def test_example_keeps_what_is_absent_apart_from_what_is_empty():
         Turn("agent", "", audio=Audio(b"fLaC", 4)),
         Turn("user", "x", state={"taxi": {"day": "today"}}),
     )
-    dialogue = Dialogue("d", "c", "train", turns)
+    question = Question("q", "", (Answer("today", (0, 5)), Answer("now")), 2)
+    passages, groups = (Passage("today", 0, 0),), {"dialect": "usa"}
+    dialogue = Dialogue("d", "c", "train", turns, passages, (question,), groups)
     example = to_example(dialogue)
     rows = [dict(t, speaker=("user", "agent").index(t["speaker"])) for t in example["turns"]]
     columns = {key: [row[key] for row in rows] for key in rows[0]}
