@@ -70,7 +70,7 @@ class Endpoint:
     environment variable with the key; "": none is sent. `timeout`: seconds for one reply, whole.
     `attempts`: requests for one reply, pauses of `backoff` seconds between them doubling up to
     `longest_pause`; a Retry-After of at most that is kept to. `calls`: requests in all, of one
-    process; 0: no bound.
+    process; 0: no bound. After `in_a_row` replies that no attempt brought, no more are asked for.
     """
 
     url: str = ""
@@ -81,6 +81,7 @@ class Endpoint:
     backoff: float = 1.0
     longest_pause: float = 60.0
     calls: int = 10_000
+    in_a_row: int = 5
 
     def __post_init__(self):
         if self.url and (not self.url.startswith(("http://", "https://"))
@@ -104,7 +105,7 @@ class ChatEndpoint:
         self.endpoint, self.cache = endpoint, cache
         self._sleep, self._rng = sleep, rng or random.Random()
         self.failures: collections.Counter[str] = collections.Counter()
-        self.sent = 0
+        self.sent = self._in_a_row = 0
         self._lock = threading.Lock()
         self._key = ""
         if endpoint.key_variable:
@@ -140,7 +141,7 @@ class ChatEndpoint:
         name = _digest({"url": self.endpoint.url, **request})
         kept = self.cache and self.cache / name[:2] / f"{name}.json"
         if kept and kept.exists():
-            return parse(_kept(kept))
+            return _kept(kept, parse)
         for attempt in range(1, self.endpoint.attempts + 1):
             try:
                 text, about = _content(self._ask(request))
@@ -150,11 +151,9 @@ class ChatEndpoint:
                 with self._lock:
                     self.failures[failure.kind] += 1
                 if attempt == self.endpoint.attempts or not failure.again:
-                    kind = ChatUnavailable if failure.kind in _HOPELESS else ChatError
-                    raise kind(failure.kind, f"{failure.problem}, attempt {attempt}",
-                               file=self.endpoint.url, record=f"prompt {prompt[:12]}",
-                               mend=_HOPELESS.get(failure.kind, "")) from None
+                    raise self._given_up(failure, attempt, prompt) from None
                 self._sleep(self._pause(attempt, failure.pause))
+        self._in_a_row = 0
         if kept:
             write_text(kept, json.dumps({
                 "reply": text, "model": self.endpoint.model, **about, "url": self.endpoint.url,
@@ -162,6 +161,16 @@ class ChatEndpoint:
                 "prompt_sha256": prompt, "options": options, "attempts": attempt},
                 ensure_ascii=False, indent=1) + "\n")
         return result
+
+    def _given_up(self, failure: _Failure, attempt: int, prompt: str) -> ChatError:
+        with self._lock:
+            self._in_a_row += failure.again  # another kind of failure is that request's own
+            mend = _HOPELESS.get(failure.kind, "")
+            if failure.again and self._in_a_row >= self.endpoint.in_a_row:
+                mend = f"{self._in_a_row} in a row came to nothing: look at the endpoint, run again"
+        return (ChatUnavailable if mend else ChatError)(
+            failure.kind, f"{failure.problem}, attempt {attempt}", file=self.endpoint.url,
+            record=f"prompt {prompt[:12]}", mend=mend)
 
     def _authorize(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         if self._key:
@@ -261,12 +270,15 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _kept(path: Path) -> str:
+def _kept(path: Path, parse: Callable[[str], T]) -> T:
     mend = "delete the file to ask again"
     reply = read_object(path, mend).get("reply")
     if not isinstance(reply, str):
         raise BadInput("not a kept reply", file=path, mend=mend)
-    return reply
+    try:
+        return parse(reply)
+    except ValueError as error:
+        raise BadInput(f"the kept reply cannot be read ({error})", file=path, mend=mend) from error
 
 
 def _content(answer: Any) -> tuple[str, dict]:

@@ -89,6 +89,21 @@ def test_calls_are_bounded(server):
     assert len(server.requests) == 3
 
 
+def test_an_endpoint_that_is_down_is_not_asked_for_ever(server):
+    client = server.client(attempts=2, in_a_row=3)
+    server.faults = [status(500)] * 2 + [None] + [status(500)] * 4 + [status(400)] + [
+        status(503)] * 2
+    ask = lambda i: client.complete([*ASK, {"role": "user", "content": str(i)}])
+    kinds = []
+    for i in range(6):
+        try:
+            kinds.append(ask(i))
+        except ChatError as error:
+            kinds.append((error.kind, isinstance(error, ChatUnavailable)))
+    assert kinds == [("http 500", False), "yes", ("http 500", False), ("http 500", False),
+                     ("http 400", False), ("http 503", True)]
+
+
 def test_nobody_there():
     client = ChatEndpoint(Endpoint("http://127.0.0.1:9/v1", "m", key_variable="", attempts=2),
                           sleep=lambda _: None)
@@ -125,6 +140,8 @@ def test_only_replies_that_can_be_read_are_kept(server, tmp_path):
     with pytest.raises(ChatError, match="no why in the JSON object"):
         other.complete([*ASK, *ASK], parse)
     assert len(list(tmp_path.glob("*/*.json"))) == 1
+    with pytest.raises(BadInput, match=r"kept reply cannot be read \(no other in the JSON object"):
+        client.complete(ASK, chat.json_object("other"))
 
 
 def test_the_key_stands_nowhere(server, tmp_path, monkeypatch, capfd):

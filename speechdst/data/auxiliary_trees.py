@@ -221,10 +221,7 @@ class TaskTreeBuilder(TreeBuilder):
 
     def _tree(self, dialogue: Dialogue, asked: list[Asked], targets: bool) -> DialogueTree:
         turns = dialogue.turns[: max(a.turn for a in asked) + 1]
-        # A passage that nobody reads out (SD-QA's) is given as text.
-        given = [self.line("narrator", p.text) for p in dialogue.passages if p.first == p.last]
         trunk, utterances, ends = self.spoken_trunk(turns, self.has_speech, self.has_speech)
-        trunk, ends = [*given, *trunk], [end + len(given) for end in ends]
         branches = []
         for a in asked:
             ids = [self.tokenizer.bos, *self.tokenizer.encode(a.instruction + ANSWER)]

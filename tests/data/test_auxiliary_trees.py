@@ -144,14 +144,3 @@ def test_unknown_settings_are_refused():
         TaskContext(listening=())
     with pytest.raises(ValueError, match=r"context\.kind"):
         TaskContext(kind="single")
-
-
-def test_a_passage_that_nobody_reads_out_is_given_as_text():
-    heard = np.zeros((20, tiny.CHANNELS), np.float16)
-    d = Dialogue("d", "sd_qa", "dev", (Turn("user", "leave at", features=heard),),
-                 (Passage("the museum", 0, 0),), (Question("q", "", (Answer("museum"),), 0),))
-    trees = [*builder(tasks=("response",)).trees(d), builder(tasks=("response",)).prompt(d)[0]]
-    for tree in trees:
-        first, *_ = tree.trunk
-        assert tiny.tokenizer().decode(first.ids).strip() == "NARRATOR: the museum"
-        assert tree.branches[0].after == len(tree.trunk) and len(tree.utterances) == 1

@@ -1,17 +1,19 @@
 """The multi-turn evaluation as the recipe runs it, over prepared data, but for the training."""
 
+import gzip
 import json
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import soundfile
 from chat_server import KEY, serve
 from ml_collections import ConfigDict
 
 from configs import auxiliary
 from speechdst import report
 from speechdst.config import model_config
-from speechdst.data import preparation, tokenizer
+from speechdst.data import preparation, tokenizer, tts
 from speechdst.data.auxiliary_trees import symbols
 from speechdst.data.dialogue import BadInput
 from speechdst.data.options import Options
@@ -108,6 +110,41 @@ def test_a_served_model_needs_no_run(data, tmp_path, monkeypatch):
     assert [(a.data, a.arm) for a in arms] == [
         ("stories/test", "served-gpt-audio-1"), ("stories/test", "oracle")]
     assert not any(KEY in p.read_text("utf-8", "replace") for p in tmp_path.rglob("*.json*"))
+
+
+def test_spoken_questions_by_dialect(tmp_path):
+    """An SD-QA tree: the same questions about a written text, in every dialect."""
+    text = "The tower is in Zürich. It is ninety metres high."
+    spans = {"where is the tower": "Zürich", "how high is the tower": "ninety metres"}
+    for dialect, voice in (("usa", "en-us+f2"), ("nzl", "en+m3"), ("irl", "en-gb-scotland+m1")):
+        folder = tmp_path / "sd_qa" / "dev" / "eng" / dialect
+        (folder / "wav_eng").mkdir(parents=True)
+        with gzip.open(folder / "dev.jsonl.gz", "wt", encoding="utf-8") as file:
+            for i, (question, answer) in enumerate(spans.items()):
+                soundfile.write(folder / "wav_eng" / f"{i}.wav",
+                                tts.espeak(question, tts.Voice(voice)), 16_000)
+                start = len(text[: text.index(answer)].encode())
+                file.write(json.dumps({
+                    "example_id": i, "question_text": question, "document_plaintext": text,
+                    "passage_answer_candidates": [{"plaintext_start_byte": 0,
+                                                   "plaintext_end_byte": len(text.encode())}],
+                    "annotations": [{
+                        "passage_answer": {"candidate_index": 0}, "yes_no_answer": "NONE",
+                        "minimal_answer": {"plaintext_start_byte": start, "plaintext_end_byte":
+                                           start + len(answer.encode())}}]}) + "\n")
+    options = auxiliary.get_config("published").prepare.sd_qa.to_dict() | dict(
+        root=str(tmp_path / "sd_qa"), splits=dict(dev={}))
+    preparation.prepare("sd_qa", Options.parse("sd_qa", options), tmp_path, processes=0)
+    c = config(tmp_path, arms=("oracle", "always_answers"))
+    c.evaluation.update(data="sd_qa", split="dev")
+    found = conversations.evaluate(c, tmp_path / "run")
+    assert found["oracle"].questions == 6 and found["oracle"].asked == 0
+    dialects = found["oracle"].groups["dialect"]
+    assert list(dialects) == ["irl", "nzl", "usa"]
+    assert {(d["exact match"].value, d["exact match"].count) for d in dialects.values()} == {
+        (100, 2)}
+    assert {d["F1"].value for d in found["always_answers"].groups["dialect"].values()} == {0}
+    assert not any(name.startswith("action") for name in found["oracle"].rates)
 
 
 @pytest.mark.parametrize("wrong, field", [
