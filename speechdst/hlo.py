@@ -25,6 +25,9 @@ _SLICES = ("dynamic-slice", "slice", "gather")
 # What only renames, or moves nothing through memory by itself.
 _FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional",
          "call", "after-all", "partition-id", "replica-id", "iota", "opt-barrier"}
+# What calls a computation of single elements.
+_PER_ELEMENT = {"all-reduce", "reduce-scatter", "reduce", "reduce-window", "scatter",
+                "select-and-scatter", "sort", "map"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Program:
     flops: float
     bytes: float
     unknown_loops: int
-    kernels: int
+    kernels: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,8 +100,7 @@ def analyze(text: str, taken: float = 1.0) -> Program:
                 visit(_attribute(i, "body"), times * (length or 1), memory)
             elif i.opcode == "conditional":
                 visit(max(i.called(), key=lambda c: len(computations[c])), times * taken, memory)
-            elif i.opcode not in ("all-reduce", "reduce-scatter", "reduce", "sort", "scatter",
-                                  "all-reduce-start", "select-and-scatter", "map", "reduce-window"):
+            elif base not in _PER_ELEMENT:
                 for inner in i.called():
                     visit(inner, times, memory and i.opcode == "call")
 
