@@ -199,3 +199,28 @@ def by_rows(function: Callable, rows, whole):
     names = {split[0]} if isinstance(split[0], str) else set(split[0])
     return jax.shard_map(function, in_specs=(split, P()), out_specs=split, axis_names=names,
                          check_vma=False)(rows, whole)
+
+
+def copies(heads: int, groups: int) -> int:
+    """How often `groups` key heads, which `heads` query heads share, are to be repeated for every
+    device of `tensor` to have its own (1: they need not, or it would not help)."""
+    mesh = jax.sharding.get_abstract_mesh()
+    tensor = 1 if mesh.empty else mesh.shape["tensor"]
+    times = tensor // math.gcd(tensor, groups)
+    return times if (heads // groups) % times == 0 else 1
+
+
+def by_rows_and_heads(function: Callable, heads, rows):
+    """`function(heads, rows)`, computed by every device for its own rows and heads: what XLA cannot
+    split, as kernels and loops over rows.
+
+    Args:
+      function: its results have the axes of `heads`, and no row or head depends on another.
+      heads: arrays [rows, heads, ...]; rows: pytree of arrays [rows, ...].
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return function(heads, rows)
+    split = _fitted((ROWS, "tensor"), heads[0].shape[:2], mesh)
+    return jax.shard_map(function, in_specs=(split, P(split[0])), out_specs=split,
+                         check_vma=False)(heads, rows)
