@@ -60,7 +60,7 @@ def attend(q, k, v, batch, *, scale=None, cap=None, window=None, path: str = "")
         raise ValueError(f"attention {path!r} is none of {PATHS}")
     intervals = (batch.trunk_start, batch.fork, batch.branch_start)
     rules = {"scale": scale, "cap": cap, "window": window}
-    if path == "reference" or not path and batch.blocks.keys.shape[-1] <= 2:
+    if path == "reference" or (not path and batch.blocks.keys.shape[-1] <= 2):
         return reference(q, k, v, *intervals, batch.positions, **rules)
     return walk(q, k, v, *intervals, batch.blocks, batch.positions, path=path, **rules)
 

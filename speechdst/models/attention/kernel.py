@@ -109,10 +109,11 @@ class _Plan:
         return x, pl.BlockSpec((None, 5, tile or self.t), lambda r, p, i: (r, 0, i if tile else 0))
 
     def list(self, x, tile: int):
-        """x [R, n, 1 + n]: the i-th tile's count and list of blocks."""
+        """x [R, n, 1, 1 + n]: the i-th tile's count and list of blocks."""
         per = self.size // tile
         space = {"memory_space": pltpu.SMEM} if self.platform == "tpu" else {}
-        return x, pl.BlockSpec((None, None, x.shape[-1]), lambda r, p, i: (r, i // per, 0), **space)
+        return x, pl.BlockSpec((None, None, 1, x.shape[-1]),
+                               lambda r, p, i: (r, jax.lax.div(i, per), 0, 0), **space)
 
     def mask(self, query, key, where, position):
         """What queries see: their indices and `where` along one axis, the keys' along the other."""
@@ -145,10 +146,10 @@ def _loop(list_ref, size, tile, step, start):
     per = size // tile
 
     def one(j, carry):
-        block = list_ref[1 + jax.lax.div(j, per)]
+        block = list_ref[0, 1 + jax.lax.div(j, per)]
         return step(pl.multiple_of(block * size + jax.lax.rem(j, per) * tile, tile), carry)
 
-    return jax.lax.fori_loop(0, list_ref[0] * per, one, start)
+    return jax.lax.fori_loop(0, list_ref[0, 0] * per, one, start)
 
 
 def _forward_tile(s: _Plan, list_ref, where_ref, row_ref, q_ref, k_ref, v_ref, out_ref, lse_ref):
@@ -260,7 +261,7 @@ def _plan(q, k, blocks, scale, cap, windowed, platform, interpret, *, whole: str
 
 
 def _lists(blocks, counts):
-    return jnp.concatenate([counts[..., None], blocks], -1)
+    return jnp.concatenate([counts[..., None], blocks], -1)[:, :, None]
 
 
 def _padded(platform, *arrays):
