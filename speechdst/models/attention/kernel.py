@@ -22,7 +22,9 @@ from speechdst.models.attention.rule import NEGATIVE, capped, visible
 
 # Of the VMEM that the smallest of v5e, v5p, v6e and v7x has, what rows may take, buffers included.
 VMEM = 40 * 2**20
-MOST_HEADS = 8  # of a program on TPU: their products overlap, their mask is made once
+# Heads x (128 x 128) tiles that a TPU program works on at once: their products overlap and heads
+# share a mask, but code, and the time to compile it, grow alike.
+AT_ONCE = 8
 
 
 def refusal(platform: str, size: int, t: int, d: int, dtype) -> str:
@@ -248,10 +250,11 @@ def _plan(q, k, blocks, scale, cap, windowed, platform, interpret, *, whole: str
     r, groups, share, t, d = q.shape
     size = t // blocks.keys.shape[-1]
     if platform == "tpu":
-        query = key = size
+        query = key = 256 if size % 256 == 0 else 128 if size % 128 == 0 else size
         # Heads that share a key head are taken together, else each comes with its own.
         each = 0 if share > 1 and whole == "keys" else _row_bytes(t, d, q.dtype)
-        heads = max(n for n in range(1, MOST_HEADS + 1) if (share if share > 1 else groups) % n == 0
+        most = max(1, AT_ONCE * 128**2 // query**2)
+        heads = max(n for n in range(1, most + 1) if (share if share > 1 else groups) % n == 0
                     and (n == 1 or n * each <= VMEM))
     else:
         heads, query = 1, min(size, 64)
