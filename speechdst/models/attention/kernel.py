@@ -134,7 +134,9 @@ class _Plan:
 
 
 def _dot(a, b, i, j):
-    return jax.lax.dot_general(a, b, (((i,), (j,)), ((), ())),
+    # Wanted precision (`jax_default_matmul_precision`) is of float32 alone, else Mosaic objects.
+    precision = None if a.dtype == jnp.float32 else jax.lax.Precision.DEFAULT
+    return jax.lax.dot_general(a, b, (((i,), (j,)), ((), ())), precision=precision,
                                preferred_element_type=jnp.float32)
 
 
