@@ -36,7 +36,7 @@ STAGE = ConfigDict(
 )
 
 
-def causal(q, k, v, batch):
+def causal(q, k, v, batch, **_):
     """Plain causal attention: all that a row of one single turn needs."""
     return jax.nn.dot_product_attention(q, k, v, is_causal=True)
 

@@ -42,7 +42,7 @@ def model(width, layers, *, encoder_width, encoder_layers, connector_layers=1, l
                                              lora_alpha=float(lora_rank)),
                      # Tied embeddings are drawn small, as the output head needs them.
                      vocabulary=0, tied=True, embedding_scale=width**0.5),
-        ctc=True, dtype="float32"))
+        ctc=True, dtype="float32", attention=""))
 
 
 def optimizer(lr, warmup, **kwargs):
@@ -185,7 +185,7 @@ def published_model(llm, *, connector, lora_rank, text_encoder=True):
         # code can do either), with its default masking rate (ours: the paper does not say).
         text_encoder=dict(transformer=transformer(1024, 4, 4), vocabulary=llm["vocabulary"],
                           outputs=1024, mask_rate=0.5, llm_width=width) if text_encoder else None,
-        decoder=llm, ctc=False, dtype="bfloat16"))
+        decoder=llm, ctc=False, dtype="bfloat16", attention=""))
 
 
 def published(c, llm, *, speech, text, kind, agent="text", beam, max_new):

@@ -201,6 +201,15 @@ def by_rows(function: Callable, rows, whole):
                          check_vma=False)(rows, whole)
 
 
+def platform() -> str:
+    """What a program that is traced now will run on ("cpu", "tpu", "cuda"): the devices of the mesh
+    in context, else JAX's default."""
+    mesh = jax.sharding.get_abstract_mesh()
+    device = None if mesh.empty else mesh.abstract_device
+    name = device.platform if device else jax.default_backend()
+    return "cuda" if name == "gpu" else name
+
+
 def copies(heads: int, groups: int) -> int:
     """How often `groups` key heads, which `heads` query heads share, are to be repeated for every
     device of `tensor` to have its own (1: they need not, or it would not help)."""

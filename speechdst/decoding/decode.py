@@ -19,7 +19,7 @@ from speechdst.training.state import model_of
 def prefill(model, batch):
     """(final hidden [R, T, width], (k, v) each [layers, R, T, K, D])."""
     attend = lambda q, k, v, cache, **rules: (
-        attention.attend(q, k, v, batch, **rules), (k, v))
+        attention.attend(q, k, v, batch, path=model.config.attention, **rules), (k, v))
     hidden, cache = model.decoder(model.embed(batch), batch.positions, attend)
     return hidden, tuple(constrain(x, "cache") for x in cache)
 

@@ -24,7 +24,8 @@ ENCODERS = {c.kind: made for c, made in (
 class DialogueLMConfig:
     """`encoder`: in a config file its `kind` tells which ("log_mel" if there is none); `ctc`: a
     CTC head on it, for presets that train it from scratch; `text_encoder`: None for recipes that
-    train on speech alone."""
+    train on speech alone; `attention`: how the decoder computes it, of `attention.PATHS`, empty:
+    what the platform does best."""
 
     encoder: LogMelEncoderConfig | WavLMConfig | WhisperConfig
     connector: ConnectorConfig
@@ -32,8 +33,11 @@ class DialogueLMConfig:
     decoder: DecoderConfig
     ctc: bool = False
     dtype: str = "float32"
+    attention: str = ""
 
     def __post_init__(self):
+        if self.attention not in attention.PATHS:
+            raise ValueError(f"attention is {self.attention!r}, none of {attention.PATHS}")
         if self.text_encoder and self.text_encoder.llm_width not in (
                 0, self.decoder.transformer.width):
             raise ValueError(f"text_encoder.llm_width is {self.text_encoder.llm_width}, the "
@@ -115,5 +119,5 @@ class DialogueLM(nnx.Module):
         `key`: randomness of training (text masking); None in evaluation.
         """
         attend = lambda q, k, v, cache, **rules: (
-            attention.attend(q, k, v, batch, **rules), None)
+            attention.attend(q, k, v, batch, path=self.config.attention, **rules), None)
         return self.decoder(self.embed(batch, key, encoded), batch.positions, attend)[0]

@@ -56,8 +56,6 @@ def attend(q, k, v, batch, *, scale=None, cap=None, window=None, path: str = "")
 
     Short rows fit one dense product; longer ones are walked by blocks. `path`: of `PATHS`.
     """
-    if path not in PATHS:
-        raise ValueError(f"attention {path!r} is none of {PATHS}")
     intervals = (batch.trunk_start, batch.fork, batch.branch_start)
     rules = {"scale": scale, "cap": cap, "window": window}
     if path == "reference" or (not path and batch.blocks.keys.shape[-1] <= 2):
@@ -132,16 +130,18 @@ class _Rules:
             function = xla
         elif self.path in kernels:
             function = kernels[self.path]
+        elif self.path not in ("", "kernel"):
+            raise ValueError(f"attention {self.path!r} is none of {PATHS}")
         else:
             refused = {p: why for p in kernels
                        if (why := kernel.refusal(p, size, q.shape[3], d, q.dtype))}
             able = {p: f for p, f in kernels.items() if p not in refused}
-            if self.path == "kernel":
-                if not able:
-                    raise ValueError(f"no attention kernel: {'; '.join(refused.values())}")
-                function = lambda *x: jax.lax.platform_dependent(*x, **able)
-            else:
-                function = lambda *x: jax.lax.platform_dependent(*x, **able, default=xla)
+            function = lambda *x: jax.lax.platform_dependent(*x, **able, default=xla)
+            if self.path == "kernel" and (platform := sharding.platform()) not in able:
+                raise ValueError(
+                    f"the attention kernel was asked for, but "
+                    f"{refused.get(platform, f'there is none for {platform}')}; 'xla' runs "
+                    f"everywhere")
         return sharding.by_rows_and_heads(lambda heads, rows: function(*heads, *rows),
                                           arrays[:-2], (where, blocks))
 
