@@ -94,6 +94,13 @@ def simulate(dialogues: int, held_out: int, turns: tuple[int, int]) -> tuple[lis
     )
 
 
+def tokenizer_for(dialogues: Sequence[Dialogue]) -> Tokenizer:
+    """One of 640 pieces, trained on what they say and on their states."""
+    texts = [f"{t.speaker.upper()}: {t.text}" for d in dialogues for t in d.turns]
+    texts += [target(t.text, t.state) for d in dialogues for _, t in d.user_turns()]
+    return Tokenizer(train(texts, target_symbols(simulated.schema()), 640))
+
+
 def _roomy(setup: Setup) -> Setup:
     """With rows that hold the longest tree, so that nothing is left out, some 1024 positions a
     batch."""
@@ -106,9 +113,7 @@ def fresh(
 ) -> Setup:
     """A small model drawn at random, a tokenizer and dialogues; nothing is read from disk."""
     train_set, test_set = simulate(dialogues, held_out, turns)
-    texts = [f"{t.speaker.upper()}: {t.text}" for d in train_set for t in d.turns]
-    texts += [target(t.text, t.state) for d in train_set for _, t in d.user_turns()]
-    tokenizer = Tokenizer(train(texts, target_symbols(simulated.schema()), 640))
+    tokenizer = tokenizer_for(train_set)
     # Only the decoder is used; the other towers are as small as they may be.
     small = dict(width=8, layers=1, heads=2)
     config = model_config(

@@ -105,3 +105,41 @@ def test_cached_features_train_alike_and_are_timed(monkeypatch):
     assert result["ratio"] > 0 and result["audio_seconds"] == pytest.approx(1.2)
     assert {len(s) for s in result["seconds"].values()} == {1}
     assert result["loss"]["cached"] == pytest.approx(result["loss"]["audio"], rel=1e-2)
+
+
+def test_attention_arms_agree_and_are_timed(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1])
+    from benchmarks import attention
+
+    result = json.loads(json.dumps(attention.measure("text_history", **attention.QUICK)))
+    assert set(result["milliseconds"]) == {"attend", "dense"}
+    assert 0 < result["difference"] < 1e-4 and 0 < result["visible"] < 1
+    assert result["ratio"]["train"] == pytest.approx(
+        result["milliseconds"]["dense"]["train"] / result["milliseconds"]["attend"]["train"])
+
+    calls = {name: {"train": lambda x=x: (np.array([1, x]),)}
+             for name, x in (("dense", 1.0), ("attend", 1.1))}
+    with pytest.raises(AssertionError, match="attend differs"):
+        attention.agree(calls, np.float32)
+
+
+def test_a_full_size_step_is_refused_here_and_tried_small(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1])
+    import tiny
+
+    from benchmarks import equal_time, gpu_step
+    from configs import joint_dst
+    from speechdst.data.dialogue import BadInput
+
+    with pytest.raises(BadInput, match="too large for the only device"):
+        gpu_step.check_device(quick=False)
+    c = joint_dst.get_config("olmo_1b")
+    joint_dst.shrink(c, gpu_step.QUICK_WAVLM, gpu_step.QUICK_LLM)
+    q = gpu_step.QUICK
+    dialogues = gpu_step.spoken(q["dialogues"], q["turns"], q["seconds"])
+    assert all(t.audio.seconds == 0.5 for d in dialogues for _, t in d.user_turns())
+    stages = gpu_step.stages_of(c, q["rows"], q["positions"])
+    r = json.loads(json.dumps(gpu_step.measure(
+        c, stages["decoder"], dialogues, equal_time.tokenizer_for(dialogues), 640, 1, tiny.QUICK)))
+    assert r["mfu"] is None and r["step_seconds"] > 0 and 0 < r["input_wait"] < 1
+    assert set(r["flops"]) == {"decoder", "head"} and r["positions/s"] > 0
