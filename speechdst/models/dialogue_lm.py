@@ -118,6 +118,5 @@ class DialogueLM(nnx.Module):
 
         `key`: randomness of training (text masking); None in evaluation.
         """
-        attend = lambda q, k, v, cache, **rules: (
-            attention.attend(q, k, v, batch, path=self.config.attention, **rules), None)
+        attend = attention.over(batch, self.config.attention)
         return self.decoder(self.embed(batch, key, encoded), batch.positions, attend)[0]

@@ -19,7 +19,8 @@ from speechdst import sharding
 from speechdst.models.attention import blockwise, kernel
 from speechdst.models.attention.rule import EVERYWHERE, NEGATIVE, capped, visible
 
-__all__ = ["EVERYWHERE", "NEGATIVE", "attend", "capped", "masked", "reference", "visible", "walk"]
+__all__ = ["EVERYWHERE", "NEGATIVE", "attend", "capped", "masked", "over", "reference",
+           "visible", "walk"]
 
 # What `attend` can be told to take; by default the kernel where it can run, else "xla".
 PATHS = ("", "reference", "xla", "kernel")
@@ -61,6 +62,11 @@ def attend(q, k, v, batch, *, scale=None, cap=None, window=None, path: str = "")
     if path == "reference" or (not path and batch.blocks.keys.shape[-1] <= 2):
         return reference(q, k, v, *intervals, batch.positions, **rules)
     return walk(q, k, v, *intervals, batch.blocks, batch.positions, path=path, **rules)
+
+
+def over(batch, path: str = ""):
+    """`attend` over this batch, as `models.transformer.Transformer` calls it; keeps no cache."""
+    return lambda q, k, v, cache, **rules: (attend(q, k, v, batch, path=path, **rules), None)
 
 
 def walk(q, k, v, trunk_start, fork, branch_start, blocks, positions=None, *, scale=None, cap=None,
