@@ -125,6 +125,29 @@ def test_kernels_equal_reference(path, heads, groups, block, rules, data):
     assert_equal(*both(layouts, heads, groups, block, seed, path=path, **rules))
 
 
+@pytest.mark.parametrize("path", ["tpu", "cuda"])
+def test_kernels_equal_reference_in_bfloat16(path):
+    """To the rounding of what is stored: probabilities, scores' gradients, results."""
+    rows = [(0, 0, 0)] * 12 + [(0, 7, 12)] * 5 + [(17, 17, 17)] * 11
+    layout = np.array(rows + [(0, 0, i) for i in range(28, 32)], np.int32).T
+    found, expected = both([layout], 4, 1, 16, 3, path=path, dtype=jnp.bfloat16)
+    assert found[0].dtype == found[1][1].dtype == jnp.bfloat16
+    assert_equal(found, expected, tolerance=2e-2)
+
+
+def test_the_kernel_is_not_silently_left_out():
+    layout = np.zeros((3, T), np.int32)
+    q = jnp.ones((1, T, 2, D))
+    with pytest.raises(ValueError, match=r"asked for, but there is none for cpu"):
+        run_xla(layout, path="kernel")(q, q, q)
+    with pytest.raises(ValueError, match="'fast' is none of"):
+        run_xla(layout, path="fast")(q, q, q)
+    for platform, size, wanted in (("tpu", 64, "multiple of 128"), ("cuda", 48, "power of two")):
+        assert wanted in attention.kernel.refusal(platform, size, 1024, 64, jnp.bfloat16)
+        assert not attention.kernel.refusal(platform, 128, 8192, 256, jnp.bfloat16)
+    assert "VMEM" in attention.kernel.refusal("tpu", 128, 65536, 256, jnp.bfloat16)
+
+
 def test_a_window_is_over_positions_of_the_own_text():
     """A branch sees back over its fork as if it stood alone behind its part of the trunk."""
     # A trunk of 20, a branch of 6 that forks at 10, then one of 6 that forks at 20.
@@ -151,11 +174,11 @@ def test_blocks_behind_the_window_are_never_read():
     assert np.isfinite(out[:, 24:]).all() and np.isnan(out[:, :16]).all()
 
 
-def run_xla(layout, **rules):
+def run_xla(layout, path="xla", **rules):
     """The XLA walk over one row of this layout, in blocks of 8."""
     where = tuple(jnp.asarray(x)[None] for x in layout)
     blocks = Blocks(**{k: jnp.asarray(v)[None] for k, v in block_lists(*layout, 8).items()})
-    return lambda q, k, v: attention.walk(q, k, v, *where, blocks, path="xla", **rules)
+    return lambda q, k, v: attention.walk(q, k, v, *where, blocks, path=path, **rules)
 
 
 def test_blocks_outside_the_lists_are_never_read():
