@@ -93,11 +93,7 @@ def measure(c: ConfigDict, stage: ConfigDict, dialogues, tokenizer, vocabulary: 
         drawn = {path: x.astype(dtypes[path]) for path, x in state.create(model, 0).items()}
         return state.start(drawn, stage.trainable, tx, 0)
 
-    shapes = jax.eval_shape(begin)
-    shardings = state.TrainState(
-        sharding.replicated(mesh), sharding.parameters(shapes.trainable, mesh),
-        sharding.parameters(shapes.frozen, mesh), sharding.like_parameters(shapes.optimizer, mesh),
-        sharding.replicated(mesh))
+    shardings = state.shardings(jax.eval_shape(begin), mesh)
     step = recipe.make_step(graph, stage, donate_argnums=0, out_shardings=(shardings, None),
                             compiler_options=compiler_options)
     iterators = {name: iter(value) for name, value in loaders.items()}
