@@ -23,6 +23,19 @@ STAGE = ("--config.order=('asr',)", "--config.stages.asr.steps=6",
          "--config.mesh.tensor=2")
 
 
+STARTED: list[subprocess.Popen] = []
+
+
+@pytest.fixture(autouse=True)
+def none_is_left():
+    yield
+    for process in STARTED:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+    STARTED.clear()
+
+
 def free_port() -> int:
     with socket.socket() as s:
         s.bind(("localhost", 0))
@@ -37,9 +50,11 @@ def launch(folder, workdir, processes: int) -> list[subprocess.Popen]:
     port = free_port()
     many = lambda i: (f"--coordinator_address=localhost:{port}", f"--num_processes={processes}",
                       f"--process_id={i}") if processes > 1 else ()
-    return [subprocess.Popen([*line, *many(i)], cwd=ROOT, env=environment, text=True,
+    made = [subprocess.Popen([*line, *many(i)], cwd=ROOT, env=environment, text=True,
                              stdout=subprocess.PIPE, stderr=subprocess.PIPE)
             for i in range(processes)]
+    STARTED.extend(made)
+    return made
 
 
 def until(process, step: int) -> None:
@@ -52,7 +67,7 @@ def until(process, step: int) -> None:
 
 def ended(processes) -> list[str]:
     """What the processes printed, all of them having left cleanly."""
-    out = [p.communicate(timeout=300) for p in processes]
+    out = [p.communicate() for p in processes]
     assert [p.returncode for p in processes] == [0] * len(processes), out
     return [printed for printed, _ in out]
 
