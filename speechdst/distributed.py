@@ -22,6 +22,7 @@ import jax
 import numpy as np
 from absl import flags
 from jax.experimental import multihost_utils
+from orbax.checkpoint.multihost import get_barrier_sync_fn
 
 from speechdst.data.dialogue import BadInput
 
@@ -100,6 +101,12 @@ def _tpu() -> bool:
 def first() -> bool:
     """Whether this process writes what is written once."""
     return jax.process_index() == 0
+
+
+def meet(where: str) -> None:
+    """Waits for all processes, however long another compiles: in a collective of the devices it
+    would be given up after seconds on some platforms (30 on CPUs)."""
+    get_barrier_sync_fn()(key=where, timeout_ms=3_600_000)
 
 
 def total(values: dict[str, float]) -> dict[str, float]:

@@ -91,6 +91,10 @@ def train_stage(name: str, workdir: Path, config, tokenizer, params, preemption,
                 seen[what] = seen.get(what, 0) + part * value
         batches = {key: sharding.put(batch, mesh, rows[key]) for key, batch in host.items()}
         with jax.set_mesh(mesh):
+            if step == start:
+                with clock.span("compile"):
+                    step_fn = step_fn.lower(current, batches).compile()
+                distributed.meet("compiled")
             current, values = clock.step(step_fn, current, batches)
         recent.append(values)
         step += 1

@@ -18,9 +18,23 @@ from speechdst.data.dialogue import BadInput
 
 ROOT = Path(__file__).parents[1]
 # One stage over speech with random masks and a frozen decoder, saved at every step.
-STAGE = ("--config.order=('asr',)", "--config.stages.asr.steps=6",
+STEPS = 8
+STAGE = ("--config.order=('asr',)", f"--config.stages.asr.steps={STEPS}",
          "--config.stages.asr.batches.speech.rows=4", "--config.mesh.fsdp=2",
          "--config.mesh.tensor=2")
+
+
+STARTED: list[subprocess.Popen] = []
+
+
+@pytest.fixture(autouse=True)
+def none_is_left():
+    yield
+    for process in STARTED:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+    STARTED.clear()
 
 
 def free_port() -> int:
@@ -37,22 +51,22 @@ def launch(folder, workdir, processes: int) -> list[subprocess.Popen]:
     port = free_port()
     many = lambda i: (f"--coordinator_address=localhost:{port}", f"--num_processes={processes}",
                       f"--process_id={i}") if processes > 1 else ()
-    return [subprocess.Popen([*line, *many(i)], cwd=ROOT, env=environment, text=True,
+    made = [subprocess.Popen([*line, *many(i)], cwd=ROOT, env=environment, text=True,
                              stdout=subprocess.PIPE, stderr=subprocess.PIPE)
             for i in range(processes)]
+    STARTED.extend(made)
+    return made
 
 
-def until(process, step: int) -> None:
-    """Reads what the process prints until it has done this many steps."""
-    for line in process.stdout:
-        if (found := re.match(r"asr (\d+)/", line)) and int(found[1]) >= step:
-            return
-    pytest.fail(f"step {step} was never reached: {process.stderr.read()[-2000:]}")
+def until(process, start: str) -> None:
+    """Reads what the process prints until a line that starts so."""
+    if not any(line.startswith(start) for line in process.stdout):
+        pytest.fail(f"never printed {start!r}: {process.stderr.read()[-2000:]}")
 
 
 def ended(processes) -> list[str]:
     """What the processes printed, all of them having left cleanly."""
-    out = [p.communicate(timeout=300) for p in processes]
+    out = [p.communicate() for p in processes]
     assert [p.returncode for p in processes] == [0] * len(processes), out
     return [printed for printed, _ in out]
 
@@ -69,7 +83,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("distributed")
     test_commands.command("prepare", *test_commands.SMALL, "--processes=1", folder=folder)
     printed = ended(launch(folder, folder / "whole", 2))
-    assert "4 cpu device(s), 2 host(s)" in printed[0] and "asr 6/6" in printed[0]
+    assert "4 cpu device(s), 2 host(s)" in printed[0] and f"asr {STEPS}/{STEPS}" in printed[0]
     assert "asr" not in printed[1], "only the first process reports"
     return folder
 
@@ -78,16 +92,18 @@ def test_two_processes_then_one_then_two_are_one_run(folder):
     """Preempted on two processes, killed on one, finished on two: as if nothing had happened."""
     whole, broken = folder / "whole", folder / "broken"
     pair = launch(folder, broken, 2)
-    until(pair[0], 1)
-    pair[1].send_signal(signal.SIGTERM)  # the one that does not write
+    # While it compiles, so that the signal has made its way before the last step. The process that
+    # is signalled is the one that does not write.
+    until(pair[0], "stage asr")
+    pair[1].send_signal(signal.SIGTERM)
     stopped = int(re.search(r"stopped at step (\d+)", ended(pair)[0])[1])
-    assert stopped < 6, "the run was over before it was stopped: make it longer"
+    assert stopped < STEPS - 1, "the run was over before it was stopped: make it longer"
     saved = broken / f"asr/steps/{stopped}"
     # The data position is one small number, kept once.
     assert json.loads((saved / "data/metadata").read_text()) == {"speech": {"next_index": stopped}}
 
     (alone,) = launch(folder, broken, 1)
-    until(alone, stopped + 1)
+    until(alone, f"asr {stopped + 1}/")
     alone.kill()
     alone.communicate()
     ended(launch(folder, broken, 2))
@@ -110,7 +126,7 @@ def test_two_processes_resume_bitwise(folder):
     """The last step of a run, taken again from the checkpoint before it."""
     again = folder / "again"
     shutil.copytree(folder / "whole", again)
-    shutil.rmtree(again / "asr/steps/6")
+    shutil.rmtree(again / f"asr/steps/{STEPS}")
     ended(launch(folder, again, 2))
     assert losses(again) == losses(folder / "whole")
     assert test_commands.same(*(test_commands.parameters(run / "asr")
