@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import test_commands
+from absl import flags
 from absl.testing import flagsaver
 
 from speechdst import distributed
@@ -35,6 +36,11 @@ def none_is_left():
             process.kill()
             process.communicate()
     STARTED.clear()
+
+
+@pytest.fixture(autouse=True)
+def parsed():
+    flags.FLAGS.mark_as_parsed()
 
 
 def free_port() -> int:

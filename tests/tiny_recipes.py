@@ -19,7 +19,7 @@ from speechdst.recipes import recipe_of
 from speechdst.training import optimizer, state
 
 # Config file -> the stage that holds most of its recipe.
-STAGES = {"joint_dst": "joint"}
+STAGES = {"joint_dst": "joint", "auxiliary": "tasks"}
 
 
 def noise(text: str, voice) -> np.ndarray:
