@@ -40,7 +40,7 @@ def stage(*, data, context, steps, rows, positions, lr):
 def tiny_dst(c):
     """Three steps: seconds, for tests."""
     c.stages = ConfigDict(dict(preference=stage(
-        data="simulated", context="text_history", steps=3, rows=1, positions=512, lr=1e-3)))
+        data="simulated", context="text_history", steps=3, rows=1, positions=1024, lr=1e-3)))
 
 
 def demo_dst(c):
