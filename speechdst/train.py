@@ -67,8 +67,7 @@ def train_stage(name: str, workdir: Path, config, tokenizer, params, preemption,
     step_fn = recipe.make_step(graph, stage, donate_argnums=0,
                                out_shardings=(state.shardings(current, mesh), None))
     if hasattr(recipe, "refer"):
-        current, loaders = recipe.refer(c, stage, workdir / name, tokenizer, model, loaders,
-                                        step_fn, current)
+        current, loaders = recipe.refer(c, workdir / name, tokenizer, loaders, step_fn, current)
     iterators = {key: value.batches(shares[key]) for key, value in loaders.items()}
 
     checkpoints = Checkpointer(workdir / name, {

@@ -54,9 +54,8 @@ def make_step(graph, stage: ConfigDict, **jit):
         graph, stage, build(Preference, dict(stage.objective), "objective"), **jit)
 
 
-def refer(config: ConfigDict, stage: ConfigDict, folder: Path, tokenizer: Tokenizer,
-          model: DialogueLMConfig, loaders: dict[str, Loader], step, state: TrainState
-          ) -> tuple[TrainState, dict[str, Loader]]:
+def refer(config: ConfigDict, folder: Path, tokenizer: Tokenizer, loaders: dict[str, Loader],
+          step, state: TrainState) -> tuple[TrainState, dict[str, Loader]]:
     """The loaders with log p of the answers under the parameters of `state`: as they are kept in
     the folder of the stage, or made now. See `training/reference.py`."""
     ((batch, loader),) = loaders.items()

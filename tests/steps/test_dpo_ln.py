@@ -15,6 +15,7 @@ from speechdst.data import loader
 from speechdst.data.contexts import WHOLE
 from speechdst.data.pairs import PairBuilder, WrongStates, name
 from speechdst.objectives.preference import Preference
+from speechdst.recipes import dpo_ln
 from speechdst.steps.dpo_ln import losses, make_step
 from speechdst.training import optimizer, reference, state
 
@@ -144,6 +145,20 @@ def test_the_reference_is_kept_bitwise_and_refused_for_other_weights_or_data(tmp
     (plan,) = loaded.plans
     moved = dataclasses.replace(plan, packings=(plan.packings[0][::-1],))
     assert print_of(dataclasses.replace(loaded, plans=(moved,))) != print_of(loaded)
+
+
+def test_the_recipe_refers_once_and_then_reads_what_it_kept(tmp_path):
+    config = ConfigDict(dict(model=dict(layers=1)))
+    refer = lambda step, begin: dpo_ln.refer(
+        config, tmp_path, tiny.tokenizer(), {"pairs": pairs_loader()}, step, begin)
+    after, loaders = refer(step(), begin())
+    first = next(iter(loaders["pairs"]))
+    assert np.isfinite(first.reference).all() and first.reference.any()
+    again = refer(None, after)[1]["pairs"]  # no step is taken
+    np.testing.assert_array_equal(next(iter(again)).reference, first.reference)
+    moved, _ = stepped(begin(), first)
+    with pytest.raises(reference.BadInput, match="made with model"):
+        refer(None, moved)
 
 
 def test_a_dialogue_that_two_sources_have_is_named():
