@@ -49,7 +49,7 @@ class PairBuilder(TreeBuilder):
         chosen = super().tree(_with_states(dialogue, gold), key)
         # Of the other only the answers are taken, so what it hears need not be computed.
         rejected = TreeBuilder.tree(self.sizes_only(), _with_states(dialogue, wrong), key)
-        made = paired(chosen, rejected)
+        made = paired(chosen, rejected, name(dialogue))
         if (found := self.references.get(name(dialogue, key))) is None:
             return made
         return dataclasses.replace(made, branches=tuple(
@@ -67,19 +67,24 @@ def name(dialogue: Dialogue, *key: int) -> str:
     return "/".join([dialogue.corpus, dialogue.split, dialogue.id, *map(str, key)])
 
 
-def paired(chosen: DialogueTree, rejected: DialogueTree) -> DialogueTree:
+def paired(chosen: DialogueTree, rejected: DialogueTree, record: str) -> DialogueTree:
     """One tree of two over the same context: branches 2 i and 2 i + 1 are the pair i.
 
     Raises:
-      BadInput: an answer of a pair is empty, or both are the same.
+      BadInput: their contexts differ, an answer is empty, or both are the same; names `record`.
     """
     branches: list[Branch] = []
+    context = lambda tree: ([b.after for b in tree.branches], [
+        [*map(int, s.ids)] if isinstance(s, Tokens) else s for s in tree.trunk])
+    if context(chosen) != context(rejected):
+        raise BadInput("chosen and rejected do not answer the same context", record=record,
+                       field="trunk", mend="give pairs that share what comes before them")
     for pair in zip(chosen.branches, rejected.branches, strict=True):
         answers = [b.segments[-1].ids for b in pair]
         same = itertools.takewhile(lambda ids: ids[0] == ids[1], zip(*answers, strict=False))
         shared = [id for id, _ in same]
         if min(map(len, answers)) == len(shared):
-            raise BadInput("one answer of a pair is empty or begins the other",
+            raise BadInput("one answer of a pair is empty or begins the other", record=record,
                            field="branches", mend="give answers that differ before they end")
         for b, ids in zip(pair, answers, strict=True):
             own = (*pair[0].segments[:-1], Tokens(shared), Tokens(ids[len(shared):], loss=True))

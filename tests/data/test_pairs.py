@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from speechdst.data.contexts import WHOLE
 from speechdst.data.dialogue import BadInput, Dialogue, Turn
-from speechdst.data.pairs import PairBuilder, WrongStates, corrupted, name, read_predictions
+from speechdst.data.pairs import PairBuilder, WrongStates, corrupted, name, paired, read_predictions
 from speechdst.data.tree import Branch, DialogueTree, Tokens, pack
 from speechdst.decoding.parse import parse
 
@@ -59,6 +59,7 @@ def test_every_way_is_taken_and_without_values_only_slots_are_dropped():
 
 @pytest.mark.parametrize(("kind", "path"), [
     ("text_history", "speech"), ("spoken_history", "speech"), ("single", "words"),
+    ("spoken_history", "tokens"),
     ("text_history", "tokens")])
 def test_a_pair_shares_all_but_what_is_scored(kind, path):
     dialogue = tiny.dialogue(np.random.default_rng(1), 3)
@@ -68,7 +69,7 @@ def test_a_pair_shares_all_but_what_is_scored(kind, path):
     assert len(made) == len(plain)
     at = 0
     for tree, gold in zip(made, plain, strict=True):
-        assert tree.trunk == gold.trunk and len(tree.branches) == 2 * len(gold.branches)
+        assert len(tree.trunk) == len(gold.trunk) and len(tree.branches) == 2 * len(gold.branches)
         assert len(tree.utterances) == len(gold.utterances), "heard once"
         for chosen, rejected, own in zip(tree.branches[::2], tree.branches[1::2], gold.branches,
                                          strict=True):
@@ -113,8 +114,16 @@ def test_answers_that_do_not_differ_are_refused():
     dialogue = tiny.dialogue(np.random.default_rng(0), 2)
     same = PairBuilder(tiny.builder("text_history", "tokens"),
                        lambda d: {i: t.state for i, t in d.user_turns()})
-    with pytest.raises(BadInput, match="empty or begins the other"):
+    with pytest.raises(BadInput, match=r"record tiny/train/d0.*empty or begins the other"):
         same.trees(dialogue)
+
+
+def test_answers_to_different_contexts_are_refused():
+    (one,), (other,) = (tiny.builder("text_history", "tokens").trees(
+        tiny.dialogue(np.random.default_rng(seed), 2)) for seed in (0, 3))
+    assert one.trunk != other.trunk
+    with pytest.raises(BadInput, match=r"record r.*do not answer the same context"):
+        paired(one, other, "r")
 
 
 def test_references_stand_beside_their_pairs_in_a_row():

@@ -90,7 +90,8 @@ def main() -> None:
     parser.add_argument("--check", action="store_true")
     checking = parser.parse_args().check
     if importlib.util.find_spec("trl") is None:
-        sys.exit(print("preference.json: skipped, trl is not installed (pip install trl)"))
+        print(f"{FILE.name}: skipped, trl is not installed (pip install trl)")
+        return
     cases = [{"policy": [sum(x) for x in pair["policy"]],
               "reference": [sum(x) for x in pair["reference"]],
               "tokens": [len(x) for x in pair["policy"]],
