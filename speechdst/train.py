@@ -67,7 +67,8 @@ def train_stage(name: str, workdir: Path, config, tokenizer, params, preemption,
     step_fn = recipe.make_step(graph, stage, donate_argnums=0,
                                out_shardings=(state.shardings(current, mesh), None))
     if hasattr(recipe, "refer"):
-        current, loaders = recipe.refer(c, workdir / name, tokenizer, loaders, step_fn, current)
+        step_fn, current, loaders = recipe.refer(c, workdir / name, tokenizer, loaders, step_fn,
+                                                 current)
     iterators = {key: value.batches(shares[key]) for key, value in loaders.items()}
 
     checkpoints = Checkpointer(workdir / name, {
@@ -93,7 +94,7 @@ def train_stage(name: str, workdir: Path, config, tokenizer, params, preemption,
                 seen[what] = seen.get(what, 0) + part * value
         batches = {key: sharding.put(batch, mesh, rows[key]) for key, batch in host.items()}
         with jax.set_mesh(mesh):
-            if hasattr(step_fn, "lower"):
+            if hasattr(step_fn, "lower"):  # not compiled yet
                 with clock.span("compile"):
                     step_fn = step_fn.lower(current, batches).compile()
                 distributed.meet("compiled")

@@ -10,10 +10,10 @@ with `config` the whole recipe, `stage` one entry of `config.stages`, `model` th
 dataclass, `graph` that of `training.state.abstract(model)` and `params` the parameters that the
 stage starts from. A recipe whose loss is relative to the model that it starts from also has
 
-    refer(config, folder, tokenizer, loaders, step, state) -> (state, loaders)
+    refer(config, folder, tokenizer, loaders, step, state) -> (step, state, loaders)
 
-called before the first step with what the two above made and the `folder` of the stage: the same
-state, and loaders whose batches know the reference.
+called before the first step with what the two above made and the `folder` of the stage: the step,
+compiled if it was needed, the same state, and loaders whose batches know the reference.
 """
 
 import importlib

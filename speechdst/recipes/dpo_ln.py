@@ -6,6 +6,7 @@ starts from.
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -18,12 +19,15 @@ from speechdst.data.loader import Loader
 from speechdst.data.pairs import PairBuilder, WrongStates, read_predictions
 from speechdst.data.prepared import Prepared
 from speechdst.data.tokenizer import Tokenizer
+from speechdst.evaluation.states import evaluate
 from speechdst.models.dialogue_lm import DialogueLMConfig
 from speechdst.objectives.preference import Preference
 from speechdst.recipes import joint_dst
 from speechdst.steps import dpo_ln
 from speechdst.training import reference
-from speechdst.training.state import TrainState, fingerprint
+from speechdst.training.state import TrainState
+
+__all__ = ["evaluate", "loaders", "make_step", "refer"]
 
 
 def loaders(config: ConfigDict, stage: ConfigDict, tokenizer: Tokenizer, model: DialogueLMConfig,
@@ -55,21 +59,19 @@ def make_step(graph, stage: ConfigDict, **jit):
 
 
 def refer(config: ConfigDict, folder: Path, tokenizer: Tokenizer, loaders: dict[str, Loader],
-          step, state: TrainState) -> tuple[TrainState, dict[str, Loader]]:
+          step, state: TrainState) -> tuple[Callable, TrainState, dict[str, Loader]]:
     """The loaders with log p of the answers under the parameters of `state`: as they are kept in
     the folder of the stage, or made now. See `training/reference.py`."""
     ((batch, loader),) = loaders.items()
     params = state.trainable | state.frozen
-    made_from = {
-        "model": fingerprint(params, json.loads(config.model.to_json())),
-        "data": reference.fingerprint(loader, {
-            "context": dataclasses.asdict(loader.builder.context),
-            "rejected": repr(loader.builder.wrong), "tokenizer": tokenizer.fingerprint})}
+    made_from = reference.fingerprints(params, json.loads(config.model.to_json()), loader, {
+        "context": dataclasses.asdict(loader.builder.context),
+        "rejected": repr(loader.builder.wrong), "tokenizer": tokenizer.fingerprint})
     found = reference.read(folder, made_from)
     distributed.agree("reference", found, "--workdir must be on a file system of all hosts")
     if found is None:
-        state, found = reference.make(step, state, batch, loader, sharding.mesh_of(params))
+        step, state, found = reference.make(step, state, batch, loader, sharding.mesh_of(params))
         if distributed.first():
             reference.write(folder, found, made_from)
     referring = dataclasses.replace(loader, builder=loader.builder.referring(found))
-    return state, {batch: referring}
+    return step, state, {batch: referring}

@@ -7,13 +7,14 @@ float32 written so that it comes back bitwise, with fingerprints of the weights 
 import hashlib
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from speechdst import sharding
+from speechdst import distributed, sharding
 from speechdst.data.batch import stack
 from speechdst.data.dialogue import BadInput
 from speechdst.data.loader import Loader
@@ -66,12 +67,13 @@ def write(folder: Path, references: References, made_from: dict[str, str]) -> No
 
 
 def make(step, current: TrainState, batch_name: str, loader: Loader, mesh: Mesh
-         ) -> tuple[TrainState, References]:
-    """Reads every pair of a loader with the compiled train step.
+         ) -> tuple[Callable, TrainState, References]:
+    """Reads every pair of a loader with the train step.
 
     Args:
       step: `steps.dpo_ln.make_step`'s; the loader's trees must have no references yet, so that it
         leaves the state alone. It may donate the state: the one that is returned is the same.
+    Returns: the step, compiled: it is this program that is to train; the state; log p.
 
     Raises:
       BadInput: two sources have the same dialogue.
@@ -87,9 +89,12 @@ def make(step, current: TrainState, batch_name: str, loader: Loader, mesh: Mesh
             # The last batch is filled up with its last row.
             chosen = [rows[min(at + r, len(rows) - 1)] for r in range(loader.rows)]
             batch = stack([read_row(chosen[r], rng) for r in share])
+            batches = {batch_name: sharding.put(batch, mesh, loader.rows)}
             with jax.set_mesh(mesh):
-                current, metrics = step(
-                    current, {batch_name: sharding.put(batch, mesh, loader.rows)})
+                if hasattr(step, "lower"):  # not compiled yet
+                    step = step.lower(current, batches).compile()
+                    distributed.meet("compiled")
+                current, metrics = step(current, batches)
             values = np.asarray(metrics[f"{LOG_PROBS}/{batch_name}"])
             for row, of_row in zip(chosen[: len(rows) - at], values, strict=False):
                 own = iter(of_row.ravel().tolist())
@@ -104,4 +109,4 @@ def make(step, current: TrainState, batch_name: str, loader: Loader, mesh: Mesh
                                                  f"{references[called]}")
     print(f"  reference: {sum(map(len, references.values())) // 2} pairs in "
           f"{time.monotonic() - began:.0f} s", flush=True)
-    return current, references
+    return step, current, references

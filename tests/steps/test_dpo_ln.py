@@ -60,7 +60,7 @@ def step():
 
 def stepped(current, batch):
     with jax.set_mesh(mesh()):
-        return step()(current, {"pairs": sharding.put(batch, mesh(), 2)})
+        return made()[0](current, {"pairs": sharding.put(batch, mesh(), 2)})
 
 
 @functools.cache
@@ -99,7 +99,7 @@ def test_pairs_as_trees_equal_pairs_as_two_sequences():
 
 
 def test_the_reference_pass_leaves_the_state_alone():
-    after, found = made()
+    _, after, found = made()
     jax.tree.map(np.testing.assert_array_equal, after, begin())
     assert set(found) == {name(d, WHOLE) for d in pairs_loader().sources[0].dialogues}
     assert all(-500 < x < 0 for values in found.values() for x in values)
@@ -107,7 +107,7 @@ def test_the_reference_pass_leaves_the_state_alone():
 
 def test_a_policy_that_has_not_moved_has_no_margin_in_any_batch():
     """To the last bit, however rows meet in a batch; then it learns."""
-    batches = iter(referring(made()[1]))
+    batches = iter(referring(made()[2]))
     first = [next(batches) for _ in range(6)]
     assert len({b.tokens.tobytes() for b in first}) > 3
     for batch in first:
@@ -132,8 +132,8 @@ def test_an_unknown_reference_teaches_nothing():
 def test_the_reference_is_kept_bitwise_and_refused_for_other_weights_or_data(tmp_path):
     loaded, made_from = pairs_loader(), {"model": "m", "data": "d"}
     assert reference.read(tmp_path, made_from) is None
-    reference.write(tmp_path, made()[1], made_from)
-    assert reference.read(tmp_path, made_from) == made()[1]
+    reference.write(tmp_path, made()[2], made_from)
+    assert reference.read(tmp_path, made_from) == made()[2]
     for field in made_from:
         with pytest.raises(reference.BadInput, match=f"made with {field} {made_from[field]}, this"):
             reference.read(tmp_path, made_from | {field: "other"})
@@ -151,10 +151,10 @@ def test_the_recipe_refers_once_and_then_reads_what_it_kept(tmp_path):
     config = ConfigDict(dict(model=dict(layers=1)))
     refer = lambda step, begin: dpo_ln.refer(
         config, tmp_path, tiny.tokenizer(), {"pairs": pairs_loader()}, step, begin)
-    after, loaders = refer(step(), begin())
+    _, after, loaders = refer(made()[0], begin())
     first = next(iter(loaders["pairs"]))
     assert np.isfinite(first.reference).all() and first.reference.any()
-    again = refer(None, after)[1]["pairs"]  # no step is taken
+    again = refer(None, after)[2]["pairs"]  # no step is taken
     np.testing.assert_array_equal(next(iter(again)).reference, first.reference)
     moved, _ = stepped(begin(), first)
     with pytest.raises(reference.BadInput, match="made with model"):
@@ -166,4 +166,4 @@ def test_a_dialogue_that_two_sources_have_is_named():
     (source,), (plan,) = of.sources, of.plans
     twice = dataclasses.replace(of, sources=(source, source), plans=(plan, plan))
     with pytest.raises(reference.BadInput, match=r"tiny/train/d\d/-1.*two sources"):
-        reference.make(step(), begin(), "pairs", twice, mesh())
+        reference.make(made()[0], begin(), "pairs", twice, mesh())
