@@ -60,13 +60,16 @@ def train_stage(name: str, workdir: Path, config, tokenizer, params, preemption,
     for key, n in rows.items():
         if (times := sharding.repeats(mesh, n)) > 1:
             print(f"  {key}: {n} row(s) do not divide by the mesh, each is computed {times} times")
-    iterators = {key: value.batches(shares[key]) for key, value in loaders.items()}
     graph, _ = state.abstract(model)
     tx = optimizer.make(stage.optimizer, stage.steps)
     current = state.placed(params, stage.trainable, tx, c.seed, mesh)
 
     step_fn = recipe.make_step(graph, stage, donate_argnums=0,
                                out_shardings=(state.shardings(current, mesh), None))
+    if hasattr(recipe, "refer"):
+        step_fn, current, loaders = recipe.refer(c, workdir / name, tokenizer, loaders, step_fn,
+                                                 current)
+    iterators = {key: value.batches(shares[key]) for key, value in loaders.items()}
 
     checkpoints = Checkpointer(workdir / name, {
         "config": c.name, "stage": name, "tokenizer": tokenizer.fingerprint,
@@ -91,12 +94,12 @@ def train_stage(name: str, workdir: Path, config, tokenizer, params, preemption,
                 seen[what] = seen.get(what, 0) + part * value
         batches = {key: sharding.put(batch, mesh, rows[key]) for key, batch in host.items()}
         with jax.set_mesh(mesh):
-            if step == start:
+            if hasattr(step_fn, "lower"):  # not compiled yet
                 with clock.span("compile"):
                     step_fn = step_fn.lower(current, batches).compile()
                 distributed.meet("compiled")
             current, values = clock.step(step_fn, current, batches)
-        recent.append(values)
+        recent.append({key: value for key, value in values.items() if not value.ndim})
         step += 1
         stop = preemption.requested() or (_STOP_AFTER.value and step - start >= _STOP_AFTER.value)
         profile.after(step, values, last=step == stage.steps or stop)

@@ -176,3 +176,17 @@ def test_loaders_are_timed_against_the_step(monkeypatch):
     assert benchmark.at_peak(stage, tiny.config(), one, "v5e:4x8") == (pytest.approx(2 * given), 8)
     twice = one | {"b": one["a"]}
     assert benchmark.at_peak(stage, tiny.config(), twice, "v5e:4x4")[0] == pytest.approx(given / 2)
+
+
+def test_pairs_as_trees_train_like_two_sequences_and_are_timed(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1])
+    import tiny
+
+    from benchmarks import preference_tree
+
+    result = json.loads(json.dumps(preference_tree.measure(
+        **preference_tree.QUICK, say=lambda line: None, compiler_options=tiny.QUICK)))
+    # The measurement refuses arms that differ; here it is looked at how closely they agree.
+    assert result["loss_error"] < 1e-5 and 0 < result["gradient_error"] < 1e-4
+    assert result["positions"] == {"trees": 48 + 2 * 8, "sequences": 2 * (48 + 8)}
+    assert result["ratio"] > 0 and {len(s) for s in result["seconds"].values()} == {1}

@@ -214,10 +214,8 @@ def alone(tree: DialogueTree) -> list[DialogueTree]:
             return tuple(made)
 
         trunk, answer = own(trunk), own(b.segments)
-        result.append(
-            DialogueTree(trunk, (Branch(b.after, answer, b.task),),
-                         tuple(tree.utterances[u] for u in used))
-        )
+        branch = dataclasses.replace(b, segments=answer)
+        result.append(DialogueTree(trunk, (branch,), tuple(tree.utterances[u] for u in used)))
     return result
 
 

@@ -62,6 +62,9 @@ class Batch:
     `branch` (which answer of the row, -1: trunk or padding); `tree` (which tree, -1: padding);
     `task` (of the answer, where a recipe weighs tasks apart; 0 elsewhere).
     float32 [R, T]: `loss_weight`.
+    float32 [R, P, 2]: `reference`, of recipes that learn from pairs of answers, P the most of a
+    row: log p of what is to be predicted of branches 2 p (chosen) and 2 p + 1 (rejected) under the
+    reference model (NaN: not known; 0: no such pair).
     """
 
     tokens: jax.Array
@@ -75,6 +78,7 @@ class Batch:
     branch: jax.Array
     tree: jax.Array
     task: jax.Array
+    reference: jax.Array
     blocks: Blocks
     tables: tuple[Utterances, ...]
 

@@ -1,8 +1,9 @@
 """Grain loaders: planned rows, mixed over sources, shuffled, shared by hosts, made batches."""
 
 import dataclasses
+import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import grain
 import numpy as np
@@ -51,12 +52,20 @@ class Part(Sequence):
 
 @dataclasses.dataclass(frozen=True)
 class Loader:
-    """An endless stream of batches of `rows` rows, and the plans behind it."""
+    """An endless stream of batches of `rows` rows, and what is behind it: a plan for every source,
+    the builder of their trees, and `made`, which makes the stream of rows with a builder."""
 
-    stream: grain.MapDataset
+    sources: tuple[Source, ...]
     plans: tuple[planning.Plan, ...]
+    builder: TreeBuilder
+    made: Callable[[TreeBuilder], grain.MapDataset]
     rows: int
     threads: int
+
+    @functools.cached_property
+    def stream(self) -> grain.MapDataset:
+        """Rows, mixed over the sources."""
+        return self.made(self.builder)
 
     @property
     def shape(self) -> RowShape:
@@ -89,11 +98,14 @@ class Loader:
 
 def make(sources: Sequence[Source], builder: TreeBuilder, *, positions: int, rows: int,
          seed: int, block: int = 128, channels: int = 80, spec_augment: dict | None = None,
-         threads: int = 2, workers: int = 0) -> Loader:
+         threads: int = 2, workers: int = 0, pairs: bool = False) -> Loader:
     """Plans the sources for one common row shape and returns the stream of batches.
 
     Rows are made by `threads` threads, or by `workers` processes where Python's lock would hold
     the threads up; the stream is the same, and so is its state.
+
+    `pairs`: the builder's branches are pairs of answers. They are packed in one way only, since
+    what a reference model makes of an answer is, to the last bit, that of the row it stands in.
     """
     masks = any((spec_augment or {}).get(name, 1) for name in ("time_masks", "channel_masks"))
     if spec_augment and masks and builder.table not in ("speech", "words"):
@@ -105,23 +117,30 @@ def make(sources: Sequence[Source], builder: TreeBuilder, *, positions: int, row
     everything = [i for items, _ in measured for i in items]
     shape = planning.row_shape(everything, positions, builder.table, builder.soft_length,
                                block=block, channels=channels)
-    plans = tuple(planning.make(items, shape, left_out, seed=seed)
+    plans = tuple(planning.make(items, shape, left_out, seed=seed, packings=1 if pairs else 4)
                   for items, left_out in measured)
-    makers = [Rows(source.dialogues, plan.items, shape, builder, spec_augment or {})
-              for source, plan in zip(sources, plans, strict=True)]
-    if workers:
-        makers = elsewhere(makers, workers)
-    streams = []
-    for k, (make_row, plan) in enumerate(zip(makers, plans, strict=True)):
-        epochs = [grain.MapDataset.source(list(packing)).shuffle(seed=seed + 101 * k + e)
-                  for e, packing in enumerate(plan.packings)]
-        stream = grain.MapDataset.concatenate(epochs) if len(epochs) > 1 else epochs[0]
-        stream = stream.repeat(EPOCHS).seed(seed + k)
-        streams.append(stream.random_map(make_row))
-    mixed = streams[0] if len(streams) == 1 else grain.MapDataset.mix(
-        streams, weights=[s.weight for s in sources])
+    if pairs:
+        most = max(sum(p.items[i].answers for i in row) for p in plans for row in p.packings[0])
+        shape = dataclasses.replace(shape, pairs=most // 2)
+        plans = tuple(dataclasses.replace(p, shape=shape) for p in plans)
+
+    def made(builder: TreeBuilder) -> grain.MapDataset:
+        makers = [Rows(source.dialogues, plan.items, shape, builder, spec_augment or {})
+                  for source, plan in zip(sources, plans, strict=True)]
+        if workers:
+            makers = elsewhere(makers, workers)
+        streams = []
+        for k, (make_row, plan) in enumerate(zip(makers, plans, strict=True)):
+            epochs = [grain.MapDataset.source(list(packing)).shuffle(seed=seed + 101 * k + e)
+                      for e, packing in enumerate(plan.packings)]
+            stream = grain.MapDataset.concatenate(epochs) if len(epochs) > 1 else epochs[0]
+            stream = stream.repeat(EPOCHS).seed(seed + k)
+            streams.append(stream.random_map(make_row))
+        return streams[0] if len(streams) == 1 else grain.MapDataset.mix(
+            streams, weights=[s.weight for s in sources])
+
     # A thread waits for a worker.
-    return Loader(mixed, plans, rows, max(threads, workers))
+    return Loader(tuple(sources), plans, builder, made, rows, max(threads, workers))
 
 
 def count(batch: Batch) -> dict[str, int]:

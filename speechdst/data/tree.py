@@ -14,6 +14,7 @@ trees can share a row without seeing one another.
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import ml_dtypes
@@ -77,11 +78,13 @@ class Utterance:
 @dataclasses.dataclass(frozen=True)
 class Branch:
     """An answer that forks off behind the first `after` segments of the trunk; `task`: the number
-    of the task that it belongs to, in recipes that weigh tasks apart."""
+    of the task that it belongs to, in recipes that weigh tasks apart; `reference`: log p of what is
+    to be predicted of it under a reference model, in nats (NaN: not known)."""
 
     after: int
     segments: tuple[Segment, ...]
     task: int = 0
+    reference: float = math.nan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,12 +187,14 @@ class Table:
 @dataclasses.dataclass(frozen=True)
 class RowShape:
     """The closed shape of one row: positions and utterance tables, shortest first; `channels` of
-    features and of encoded speech."""
+    features and of encoded speech. `pairs` > 0: branches are pairs of a chosen and a rejected
+    answer, one behind the other, and a row has at most so many pairs."""
 
     positions: int
     tables: tuple[Table, ...]
     block: int = 128
     channels: int = 80
+    pairs: int = 0
 
 
 def place(sizes: Sequence[int], shape: RowShape, used: Sequence[int]) -> list[int] | None:
@@ -215,6 +220,9 @@ def pack(trees: Sequence[DialogueTree], shape: RowShape) -> dict:
       ValueError: the trees do not fit the shape (the plan and the data disagree).
     """
     t = shape.positions
+    answers = [b.reference for tree in trees for b in tree.branches]
+    if shape.pairs and (len(answers) > 2 * shape.pairs or len(answers) % 2):
+        raise ValueError(f"{len(answers)} branches are not {shape.pairs} pairs or less")
     row = {
         name: np.zeros(t, np.int32)
         for name in ("tokens", "positions", "trunk_start", "fork", "targets", "task")
@@ -223,6 +231,9 @@ def pack(trees: Sequence[DialogueTree], shape: RowShape) -> dict:
     row |= {"soft": np.full(t, -1, np.int32), "branch": np.full(t, -1, np.int32),
             "branch_start": np.arange(t, dtype=np.int32), "loss_weight": np.zeros(t, np.float32),
             "tree": np.full(t, -1, np.int32)}
+    row["reference"] = np.zeros((shape.pairs, 2), np.float32)
+    if shape.pairs:
+        row["reference"].flat[: len(answers)] = answers
     tables = [_empty(table, shape.channels) for table in shape.tables]
     offsets = np.cumsum([0] + [table.count * table.soft for table in shape.tables])
     used = [0] * len(tables)

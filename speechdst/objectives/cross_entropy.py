@@ -18,13 +18,20 @@ def cross_entropy(hidden, head, targets, weights, chunk: int = CHUNK, cap: float
       cap > 0: logits become cap * tanh(logit / cap).
     Returns: {"loss": (sum in nats, weight), "accuracy": (sum, weight)}, float32.
     """
-    each = functools.partial(_of_rows, chunk=min(chunk, hidden.shape[1]), cap=cap)
-    loss, right = by_rows(each, (hidden, targets, weights), head)
+    loss, right = token_losses(hidden, head, targets, weights, chunk, cap)
     return {"loss": (loss.sum(), weights.sum()), "accuracy": (right.sum(), weights.sum())}
 
 
+def token_losses(hidden, head, targets, weights, chunk: int = CHUNK, cap: float = 0.0
+                 ) -> tuple[jax.Array, jax.Array]:
+    """The weighted loss of every position, and its weight where the target is the likeliest token;
+    float32 [R, T] each. Arguments as for `cross_entropy`."""
+    each = functools.partial(_of_rows, chunk=min(chunk, hidden.shape[1]), cap=cap)
+    return by_rows(each, (hidden, targets, weights), head)
+
+
 def _of_rows(rows, head, chunk: int, cap: float):
-    """(hidden, targets, weights), head -> by row: sum of the losses, of the right ones; [R]."""
+    """(hidden, targets, weights), head -> what `token_losses` returns."""
     r, t, _ = rows[0].shape
     pad = -t % chunk
     # A row's targets come first, so that all but one chunk are either full of them or empty.
@@ -44,19 +51,21 @@ def _of_rows(rows, head, chunk: int, cap: float):
             logits = cap * jnp.tanh(logits / cap)
         picked = jnp.take_along_axis(logits, y[..., None], -1)[..., 0]
         loss = jax.nn.logsumexp(logits, -1) - picked
-        return (loss * w).sum(1), ((picked >= logits.max(-1)) * w).sum(1)
+        return loss * w, (picked >= logits.max(-1)) * w
 
-    zero = (jnp.zeros(r), jnp.zeros(r))
+    zero = (jnp.zeros((r, chunk)), jnp.zeros((r, chunk)))
 
     # Around the condition, not within it: what a branch keeps for its gradient is stacked over
     # the chunks, and the head of a large vocabulary would be kept once for each.
     @jax.checkpoint
-    def step(carry, x):
+    def step(_, x):
         # Most chunks of a row of trees have nothing to predict.
-        new = jax.lax.cond(x[2].any(), present, lambda *_: zero, *x)
-        return jax.tree.map(jnp.add, carry, new), None
+        return None, jax.lax.cond(x[2].any(), present, lambda *_: zero, *x)
 
-    return jax.lax.scan(step, zero, tuple(map(split, rows)))[0]
+    _, chunks = jax.lax.scan(step, None, tuple(map(split, rows)))
+    back = jnp.argsort(order, axis=1)
+    return jax.tree.map(lambda x: jnp.take_along_axis(
+        x.swapaxes(0, 1).reshape(r, -1)[:, :t], back, 1), chunks)
 
 
 def ctc(logits, lengths, transcripts, transcript_lengths):

@@ -8,7 +8,12 @@ A recipe's module has two functions that `speechdst.train` calls, and one for `e
 
 with `config` the whole recipe, `stage` one entry of `config.stages`, `model` the model's config
 dataclass, `graph` that of `training.state.abstract(model)` and `params` the parameters that the
-stage starts from.
+stage starts from. A recipe whose loss is relative to the model that it starts from also has
+
+    refer(config, folder, tokenizer, loaders, step, state) -> (step, state, loaders)
+
+called before the first step with what the two above made and the `folder` of the stage: the step,
+compiled if it was needed, the same state, and loaders whose batches know the reference.
 """
 
 import importlib
@@ -18,7 +23,7 @@ from ml_collections import ConfigDict
 
 from speechdst.data.dialogue import BadInput
 
-NAMES = ("joint_dst", "auxiliary")
+NAMES = ("joint_dst", "auxiliary", "dpo_ln")
 
 
 def recipe_of(config: ConfigDict) -> types.ModuleType:

@@ -1,5 +1,6 @@
 """Joint speech and text training for dialogue state tracking (arXiv 2511.22503)."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -8,6 +9,7 @@ from speechdst import encode
 from speechdst.config import context_of
 from speechdst.data import loader
 from speechdst.data.auxiliary_trees import builder_of
+from speechdst.data.contexts import TreeBuilder
 from speechdst.data.prepared import Prepared
 from speechdst.data.tokenizer import Tokenizer
 from speechdst.evaluation.states import evaluate
@@ -18,15 +20,18 @@ __all__ = ["evaluate", "loaders", "make_step"]
 
 
 def loaders(config: ConfigDict, stage: ConfigDict, tokenizer: Tokenizer, model: DialogueLMConfig,
-            params: dict) -> dict[str, loader.Loader]:
+            params: dict, pairs: Callable[[TreeBuilder, ConfigDict], TreeBuilder] | None = None
+            ) -> dict[str, loader.Loader]:
     """The loaders of a stage by batch name; with `encoded` speech is read as the frozen encoder
     of `params` left it (`python -m speechdst.prepare --features`). A batch may say `share`: only
-    so much of the conversations of its sources, drawn by the seed."""
+    so much of the conversations of its sources, drawn by the seed. `pairs`: (builder, batch of the
+    config) -> a builder that makes pairs of its answers."""
     made = {}
     for i, (name, spec) in enumerate(sorted(stage.batches.items())):
         encoded = stage.get("encoded", False) and spec.context.path == "speech"
         builder = builder_of(context_of(spec.context), tokenizer, model,
                              encode.hearing(model) if encoded else None)
+        builder = pairs(builder, spec) if pairs else builder
         sources = []
         for s in spec.sources:
             prepared = Prepared(Path(config.data_dir) / s["data"])
@@ -39,7 +44,8 @@ def loaders(config: ConfigDict, stage: ConfigDict, tokenizer: Tokenizer, model: 
             sources, builder, positions=spec.positions, rows=spec.rows,
             seed=config.seed + 1000 * i, block=spec.block,
             channels=model.encoder.width if encoded else model.encoder.channels,
-            spec_augment=dict(spec.spec_augment), workers=config.loader_workers)
+            spec_augment=dict(spec.spec_augment), workers=config.loader_workers,
+            pairs=pairs is not None)
         for source, plan in zip(spec.sources, made[name].plans, strict=True):
             print(f"  {name} from {source['data']}/{source['split']}: {plan.summary()}")
     return made

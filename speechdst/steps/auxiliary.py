@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from speechdst.data.auxiliary_trees import TASKS
 from speechdst.objectives.cross_entropy import cross_entropy
-from speechdst.steps.update import Pairs, add, add_ctc, compiled, read, update
+from speechdst.steps.update import Pairs, add, add_ctc, compiled, read, update, with_ctc
 from speechdst.training.state import TrainState
 
 
@@ -40,7 +40,7 @@ def losses(model, batches: dict, terms: Mapping[str, str], key) -> Pairs:
 def make_step(graph, stage, losses: dict[str, str], **jit):
     """`auxiliary_train_step` of a stage of the config, compiled; `losses`: batch name -> loss
     name. See `steps.update.compiled`."""
-    return compiled(auxiliary_train_step, graph, stage, losses, **jit)
+    return compiled(auxiliary_train_step, graph, stage, jit, terms=with_ctc(losses, stage))
 
 
 def auxiliary_train_step(state: TrainState, batches: dict, *, terms: dict,

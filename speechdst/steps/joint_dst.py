@@ -6,7 +6,7 @@ From-scratch presets add a CTC term on the speech encoder.
 """
 
 from speechdst.objectives.cross_entropy import cross_entropy
-from speechdst.steps.update import Pairs, add, add_ctc, compiled, read, update
+from speechdst.steps.update import Pairs, add, add_ctc, compiled, read, update, with_ctc
 from speechdst.training.state import TrainState
 
 
@@ -32,7 +32,7 @@ def losses(model, batches: dict, terms: dict, key) -> Pairs:
 def make_step(graph, stage, losses: dict[str, str], **jit):
     """`joint_dst_train_step` of a stage of the config, compiled; `losses`: batch name -> loss
     name. See `steps.update.compiled`."""
-    return compiled(joint_dst_train_step, graph, stage, losses, **jit)
+    return compiled(joint_dst_train_step, graph, stage, jit, terms=with_ctc(losses, stage))
 
 
 def joint_dst_train_step(state: TrainState, batches: dict, *, terms: dict,

@@ -21,10 +21,11 @@ Pairs = dict[str, tuple]
 
 def read(model, batches: dict, key) -> Iterable[tuple[str, object, list, jax.Array]]:
     """Yields (name, batch, the speech encoder's output for each of its tables, final hidden
-    vectors [R, T, width]) of every batch."""
+    vectors [R, T, width]) of every batch. `key`: None, without the randomness of training."""
     for i, (name, batch) in enumerate(sorted(batches.items())):
         encoded = [model.encode(t) if t.spoken else None for t in batch.tables]
-        yield name, batch, encoded, model(batch, jax.random.fold_in(key, i), encoded)
+        own = None if key is None else jax.random.fold_in(key, i)
+        yield name, batch, encoded, model(batch, own, encoded)
 
 
 def add(pairs: Pairs, name: str, pair: tuple) -> None:
@@ -65,12 +66,16 @@ def update(state: TrainState, pairs: Callable[..., Pairs], *, graph, tx, weights
                  "lr": schedule(state.step)}
 
 
-def compiled(step: Callable, graph, stage, terms: dict, **jit) -> Callable:
+def with_ctc(terms: dict[str, str], stage) -> dict[str, str]:
+    """Batch name -> loss name, with CTC among the terms if it has a weight in this stage."""
+    return terms | ({"ctc": "ctc"} if "ctc" in stage.weights else {})
+
+
+def compiled(step: Callable, graph, stage, jit: dict, **own) -> Callable:
     """A recipe's train step over a stage of the config (its `optimizer`, `steps` and `weights`),
-    compiled: (state, batches) -> (state, metrics). CTC is among its terms if it has a weight.
-    `jit`: options of `jax.jit`."""
-    ctc = {"ctc": "ctc"} if "ctc" in stage.weights else {}
+    compiled: (state, batches) -> (state, metrics). `jit`: options of `jax.jit`; `own`: what else
+    the step is told."""
     return jax.jit(functools.partial(
-        step, graph=graph, tx=optimizer.make(stage.optimizer, stage.steps), terms=terms | ctc,
+        step, graph=graph, tx=optimizer.make(stage.optimizer, stage.steps),
         weights=dict(stage.weights),
-        schedule=optimizer.schedule(stage.optimizer, stage.steps)), **jit)
+        schedule=optimizer.schedule(stage.optimizer, stage.steps), **own), **jit)
