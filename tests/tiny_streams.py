@@ -18,8 +18,8 @@ DELAYS = (0, 1, 2)
 
 
 @functools.cache
-def config(steps: int = len(DELAYS)):
-    """A `MultiStreamLMConfig`; `steps` 0: depth weights shared by all steps. Its window is shorter
+def config(steps: int = len(DELAYS), windows: tuple[int, ...] = (12, 0)):
+    """A `MultiStreamLMConfig`; `steps` 0: depth weights shared by all steps; `windows` are shorter
     than the sequences of the tests."""
     tower = dict(gated=True, bias=False, rms=True)
     return model_config(
@@ -28,7 +28,7 @@ def config(steps: int = len(DELAYS)):
             decoder=dict(
                 transformer=dict(
                     width=32, layers=2, heads=4, kv_heads=2, mlp_width=48, rope_theta=10_000.0,
-                    windows=[12, 0], **tower),
+                    windows=list(windows), **tower),
                 vocabulary=0, tied=False, initial=True),
             depth=dict(width=16, layers=2, heads=2, mlp_width=24, steps=steps, final_norm=False,
                        **tower),

@@ -7,14 +7,14 @@ import jax
 import numpy as np
 
 
-def _pytree(cls):
+def pytree(cls):
     cls = dataclasses.dataclass(frozen=True)(cls)
     return jax.tree_util.register_dataclass(
         cls, data_fields=[f.name for f in dataclasses.fields(cls)], meta_fields=[]
     )
 
 
-@_pytree
+@pytree
 class Utterances:
     """A table of U utterances per row, from which an encoder makes the soft positions.
 
@@ -39,7 +39,7 @@ class Utterances:
         return self.words is None
 
 
-@_pytree
+@pytree
 class Blocks:
     """Visible attention blocks, n = T / block: see `data.tree.block_lists`.
 
@@ -52,7 +52,7 @@ class Blocks:
     query_counts: jax.Array
 
 
-@_pytree
+@pytree
 class Batch:
     """R rows of packed dialogue trees, T positions each.
 
