@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from speechdst.data.batch import pytree
-from speechdst.models.attention import NEGATIVE, masked
+from speechdst.decoding.decode import attend_cached
+from speechdst.models.attention import NEGATIVE
 from speechdst.models.depth import UNGENERATED
 from speechdst.models.multistream import MultiStreamLM, MultiStreamLMConfig
 from speechdst.sharding import constrain
@@ -63,7 +64,8 @@ def start(config: MultiStreamLMConfig, rows: int, slots: int, seed: int = 0) -> 
     ring = jnp.zeros((c.layers, rows, slots, c.kv_heads, c.head_dim), config.dtype)
     history = jnp.full((rows, 1 + max(config.delays), q), config.card, jnp.int32)
     own = jnp.tile(jnp.array(config.initial[: 1 + q], jnp.int32), (rows, 1))
-    return State(jnp.zeros((), jnp.int32), own, history, history, ring, jnp.zeros_like(ring),
+    # `step` takes over the arrays of its state, so that none may be there twice.
+    return State(jnp.zeros((), jnp.int32), own, history, history.copy(), ring, ring.copy(),
                  jax.random.key_data(jax.random.key(seed)))
 
 
@@ -135,17 +137,20 @@ def _step(model: MultiStreamLM, state: State, user, forced, pad_bonus, sampling:
 def _temporal(model: MultiStreamLM, state: State, codes):
     """(hidden [B, width], (keys, values)) at the next position, which reads `codes` [B, 1, 2Q]."""
     slots, now = state.keys.shape[2], state.step
-    back = (now - jnp.arange(slots)) % slots  # how many positions before this one a slot stands
+    # How many positions before this one a slot stands; this one's own holds the oldest until then.
+    back = ((now - jnp.arange(slots)) % slots)[None, None]
+    sees = (back > 0) & (back <= now)
 
-    def attend(q, k, v, cache, window=None, **rules):
-        keys, values = (jax.lax.dynamic_update_slice_in_dim(old, new, now % slots, 1)
-                        for old, new in zip(cache, (k, v), strict=True))
-        sees = back <= now if window is None else (back <= now) & (back < window)
-        return masked(q, keys, values, sees[None, None], **rules), (keys, values)
+    def attend(q, k, v, cache, **rules):
+        own = jnp.zeros_like(k[:, :, None])
+        return attend_cached(q, k, v, (*cache, own, own), sees=sees, distance=back, step=0, **rules)
 
     x = model.embed(state.own[:, :1], codes)
     positions = jnp.full((len(x), 1), now)
-    hidden, cache = model.decoder(x, positions, attend, (state.keys, state.values))
+    hidden, new = model.decoder(x, positions, attend, (state.keys, state.values))
+    # Written once for all layers, in place.
+    write = lambda old, new: jax.lax.dynamic_update_slice_in_dim(old, new[:, :, 0], now % slots, 2)
+    cache = map(write, (state.keys, state.values), new)
     return hidden[:, 0], tuple(constrain(x, "cache") for x in cache)
 
 

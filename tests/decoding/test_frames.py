@@ -23,7 +23,7 @@ def decoder(model):
     graph, _ = state.abstract(model)
     run = functools.partial(decoding.run.__wrapped__, graph=graph,
                             sampling=decoding.Sampling(text_top_k=9, audio_top_k=5))
-    run = jax.jit(run, compiler_options=tiny.QUICK)
+    run = jax.jit(run, donate_argnums=1, compiler_options=tiny.QUICK)
     return lambda user, forced, bonus=0.0: run(
         tiny.parameters(model), decoding.start(model, len(user), SLOTS, seed=3), user, forced,
         bonus)
