@@ -2,17 +2,20 @@
 
 import dataclasses
 import math
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 import tiny
 import tiny_streams
+from golden import moshi as golden
 from test_neighbours import close
 
 from speechdst import sharding
 from speechdst.config import build
 from speechdst.data import frames
+from speechdst.data.batch import stack
 from speechdst.data.dialogue import BadInput
 from speechdst.models.dialogue_lm import DialogueLMConfig
 from speechdst.models.multistream import MOSHI, MultiStreamLMConfig
@@ -153,3 +156,31 @@ def test_logits_stand_at_the_frames_they_are_of():
         expected[:ends] = tree.trunk[:ends, 1 + q] != frames.ZERO
         np.testing.assert_array_equal(valid[0, :, q], expected)
         close(audio[0, :ends, q], placed[0, delay:20, q])
+
+
+def test_it_is_the_model_that_transformers_has():
+    """Hidden vectors, text logits, and the codes' logits of every frame (tests/golden)."""
+    g = golden
+    tower = dict(gated=True, bias=False, rms=True, norm_epsilon=1e-8)
+    model = build(DialogueLMConfig | MultiStreamLMConfig, dict(
+        kind="multistream", codebooks=g.CODEBOOKS, card=g.CARD, delays=[0] * g.CODEBOOKS,
+        decoder=dict(vocabulary=g.VOCABULARY, tied=False, initial=True, transformer=dict(
+            width=g.WIDTH, layers=g.LAYERS, heads=g.HEADS, mlp_width=g.MLP, rope_theta=1e4,
+            **tower)),
+        depth=dict(width=g.DEPTH_WIDTH, layers=g.DEPTH_LAYERS, heads=g.DEPTH_HEADS,
+                   mlp_width=g.DEPTH_MLP, steps=g.CODEBOOKS, final_norm=False, **tower)))
+    text, read, predicted = (x.astype(np.int32) for x in g.tokens())
+    empty = frames.FrameTree(np.zeros((g.LENGTH, 1 + 2 * g.CODEBOOKS), np.int32))
+    streams = frames.Streams(model.stream_delays, model.initial)
+    batch = dataclasses.replace(
+        stack([frames.pack([empty], streams, g.LENGTH, g.LENGTH)]), tokens=text[:, :-1],
+        targets=text[:, 1:], codes=read, code_targets=predicted)
+    graph, shapes = state.abstract(model)
+    params = g.parameters()
+    assert {p: x.shape for p, x in params.items()} == {p: x.shape for p, x in shapes.items()}
+    run = jax.jit(lambda params, batch: (lambda m: (m(batch), *m.logits(batch)))(
+        state.model_of(graph, params)), compiler_options=tiny.QUICK)
+    hidden, words, codes, _ = run(params, batch)
+    with np.load(Path(golden.__file__).with_name("moshi.npz")) as stored:
+        for found, name in ((hidden, "hidden"), (words, "text"), (codes, "audio")):
+            close(found[0], stored[name])
