@@ -27,10 +27,15 @@ class Tables(nnx.Module):
         self.embedding = nnx.Param(
             jax.random.normal(rngs.params(), (count, rows, width)) * width**-0.5)
 
-    def __call__(self, stream: int, ids, dtype):
-        """int32 [...] of one stream -> [..., width]; `ZERO` gives zeros."""
-        table = constrain(self.embedding[stream].astype(dtype), "table")
-        return jnp.where(ids[..., None] == ZERO, 0, table[jnp.maximum(ids, 0)])
+    def __call__(self, ids, dtype):
+        """int32 [..., count] -> [..., count, width]; `ZERO` gives zeros."""
+        return self.of(jnp.arange(ids.shape[-1]), ids, dtype)
+
+    def of(self, stream, ids, dtype):
+        """The same of one stream, or of as many as there are ids: [...] -> [..., width]."""
+        # One gather from all tables: a slice for each stream would be copied.
+        tables = constrain(self.embedding[...].astype(dtype), "tables")
+        return jnp.where(ids[..., None] == ZERO, 0, tables[stream, jnp.maximum(ids, 0)])
 
 
 class DepthTransformer(nnx.Module):
@@ -54,11 +59,11 @@ class DepthTransformer(nnx.Module):
         Args: hidden [R, T, inputs]; text int32 [R, T] and codes int32 [R, T, Q] of the frame that
           is predicted there.
         """
-        tokens = [self.text(0, text, hidden.dtype)]
-        tokens += [self.audio(q, codes[..., q], hidden.dtype) for q in range(self.codebooks - 1)]
+        tokens = [self.text(text[..., None], hidden.dtype),
+                  self.audio(codes[..., :-1], hidden.dtype)]
         projected = jnp.einsum("rti,sio->rtso", hidden,
                                self.project.kernel[...].astype(hidden.dtype))
-        x = projected + jnp.stack(tokens, 2)
+        x = projected + jnp.concatenate(tokens, 2)
         out, _ = self.transformer(x.reshape(-1, *x.shape[2:]), _attend_before)
         return out.reshape(x.shape)
 
@@ -83,7 +88,7 @@ class DepthTransformer(nnx.Module):
         Args: hidden [B, inputs]; token int32 [B]: the text token at step 0, else code q - 1.
         """
         tables = self.text if q == 0 else self.audio
-        x = tables(max(q - 1, 0), token, hidden.dtype)
+        x = tables.of(max(q - 1, 0), token, hidden.dtype)
         x = x + hidden @ self.project.kernel[q].astype(hidden.dtype)
 
         def attend(query, key, value, cache, **rules):

@@ -116,7 +116,7 @@ class MultiStreamLM(nnx.Module):
         """Text int32 [R, T], audio int32 [R, T, 2Q] -> their summed embeddings [R, T, width]."""
         x = self.decoder.embed(jnp.maximum(tokens, 0), self.dtype)
         x = jnp.where(tokens[..., None] == ZERO, 0, x)
-        return x + sum(self.audio(k, codes[..., k], self.dtype) for k in range(codes.shape[-1]))
+        return x + self.audio(codes, self.dtype).sum(-2)
 
     def __call__(self, batch, key=None, encoded=None):
         """Final hidden vectors of the temporal Transformer, [R, T, width]. Text logits are
