@@ -14,6 +14,7 @@ from speechdst.data.dialogue import BadInput
 from speechdst.data.tokenizer import Tokenizer
 from speechdst.files import write_text
 from speechdst.models.dialogue_lm import DialogueLMConfig
+from speechdst.models.multistream import MultiStreamLMConfig
 
 
 def build(cls, values: dict, where: str = "model"):
@@ -44,19 +45,21 @@ def build(cls, values: dict, where: str = "model"):
         raise BadInput(str(error), field=where) from error
 
 
-def model_config(values: ConfigDict | dict, vocabulary: int) -> DialogueLMConfig:
-    """The model of a config, its vocabulary that of the tokenizer. A config may name a larger one:
-    embeddings of published models have rows that are no token."""
+def model_config(values: ConfigDict | dict,
+                 vocabulary: int) -> DialogueLMConfig | MultiStreamLMConfig:
+    """The model of a config by its `kind` ("dialogue" if there is none), its vocabulary that of the
+    tokenizer. A config may name a larger one: embeddings of published models have rows that are no
+    token."""
     values = values.to_dict() if isinstance(values, ConfigDict) else json.loads(json.dumps(values))
     for tower in ("decoder", "text_encoder"):
-        if values[tower] is None:
+        if values.get(tower) is None:
             continue
         if 0 < values[tower]["vocabulary"] < vocabulary:
             raise BadInput(f"the config says {values[tower]['vocabulary']} and the tokenizer has "
                            f"{vocabulary} tokens", field=f"model.{tower}.vocabulary",
                            mend="use the tokenizer that the model was trained with")
         values[tower]["vocabulary"] = values[tower]["vocabulary"] or vocabulary
-    return build(DialogueLMConfig, values)
+    return build(DialogueLMConfig | MultiStreamLMConfig, values)
 
 
 def tokenizer_of(config: ConfigDict) -> Tokenizer:

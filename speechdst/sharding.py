@@ -45,6 +45,7 @@ ACTIVATIONS = {
     "cache": (None, ROWS, None, "tensor", None),  # [layers, rows, positions, heads, head width]
     "own cache": (None, ROWS, None, None, "tensor", None),  # the same by branch of a row
     "table": ("tensor", None),  # an embedding [vocabulary, width] while it is read
+    "tables": (None, "tensor", None),  # several of them, [streams, vocabulary, width]
     "whole": (),  # what every host fetches
 }
 

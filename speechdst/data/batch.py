@@ -7,14 +7,14 @@ import jax
 import numpy as np
 
 
-def _pytree(cls):
+def pytree(cls):
     cls = dataclasses.dataclass(frozen=True)(cls)
     return jax.tree_util.register_dataclass(
         cls, data_fields=[f.name for f in dataclasses.fields(cls)], meta_fields=[]
     )
 
 
-@_pytree
+@pytree
 class Utterances:
     """A table of U utterances per row, from which an encoder makes the soft positions.
 
@@ -39,7 +39,7 @@ class Utterances:
         return self.words is None
 
 
-@_pytree
+@pytree
 class Blocks:
     """Visible attention blocks, n = T / block: see `data.tree.block_lists`.
 
@@ -52,7 +52,7 @@ class Blocks:
     query_counts: jax.Array
 
 
-@_pytree
+@pytree
 class Batch:
     """R rows of packed dialogue trees, T positions each.
 
@@ -65,6 +65,10 @@ class Batch:
     float32 [R, P, 2]: `reference`, of recipes that learn from pairs of answers, P the most of a
     row: log p of what is to be predicted of branches 2 p (chosen) and 2 p + 1 (rejected) under the
     reference model (NaN: not known; 0: no such pair).
+
+    Multi-stream rows (`data.frames`) have text in `tokens` and `targets`, and `codes` int32
+    [R, T, 2Q] (own and the user's audio that is read there), `code_targets` int32 [R, T, Q] (own
+    audio of the frame that is predicted there) and `code_weight` float32 [R, T, Q].
     """
 
     tokens: jax.Array
@@ -81,6 +85,9 @@ class Batch:
     reference: jax.Array
     blocks: Blocks
     tables: tuple[Utterances, ...]
+    codes: jax.Array | None = None
+    code_targets: jax.Array | None = None
+    code_weight: jax.Array | None = None
 
 
 def stack(rows: Sequence[dict]) -> Batch:

@@ -14,6 +14,7 @@ from speechdst.data.dialogue import BadInput
 from speechdst.files import read_object, write_text
 
 SPACE = "\u2581"  # how SentencePiece writes a space within its pieces
+BYTE_SPACE = "\u0120"  # and how byte-level tokenizers do
 
 
 class Tokenizer:
@@ -88,6 +89,13 @@ class Tokenizer:
         # Embeddings may have rows behind the vocabulary, which are no token.
         return self.processor.decode([int(i) for i in ids if i < self.size])
 
+    def begins_word(self, token: int) -> bool:
+        """Whether there is a space before what a token stands for."""
+        return self._piece(token).startswith((SPACE, BYTE_SPACE))
+
+    def _piece(self, token: int) -> str:
+        return self.processor.id_to_piece(token)
+
     def _ids(self, text: str) -> list[int]:
         return self.processor.encode(text)
 
@@ -130,6 +138,9 @@ class JsonTokenizer(Tokenizer):
 
     def decode(self, ids: Iterable[int]) -> str:
         return self.processor.decode([int(i) for i in ids], skip_special_tokens=False)
+
+    def _piece(self, token: int) -> str:
+        return self.processor.id_to_token(token)
 
     def _ids(self, text: str) -> list[int]:
         return self.processor.encode(text, add_special_tokens=False).ids

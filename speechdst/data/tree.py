@@ -100,7 +100,8 @@ class Layout:
 
     tokens, utterance (-1: a token), offset (place within the utterance's soft positions),
     positions (rotary), fork, branch_start, targets, loss_weight, branch (-1: trunk), task (of the
-    branch; 0: trunk).
+    branch; 0: trunk). Of multi-stream frames also codes, code_targets and code_weight [positions,
+    codebooks] (see `Batch`).
     """
 
     tokens: np.ndarray
@@ -113,6 +114,9 @@ class Layout:
     loss_weight: np.ndarray
     branch: np.ndarray
     task: np.ndarray
+    codes: np.ndarray | None = None
+    code_targets: np.ndarray | None = None
+    code_weight: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -219,10 +223,43 @@ def pack(trees: Sequence[DialogueTree], shape: RowShape) -> dict:
     Raises:
       ValueError: the trees do not fit the shape (the plan and the data disagree).
     """
-    t = shape.positions
-    answers = [b.reference for tree in trees for b in tree.branches]
-    if shape.pairs and (len(answers) > 2 * shape.pairs or len(answers) % 2):
-        raise ValueError(f"{len(answers)} branches are not {shape.pairs} pairs or less")
+    flats = [layout(tree) for tree in trees]
+    row = pack_layouts(flats, [[b.reference for b in tree.branches] for tree in trees],
+                       shape.positions, shape.block, shape.pairs)
+    tables = [_empty(table, shape.channels) for table in shape.tables]
+    offsets = np.cumsum([0] + [table.count * table.soft for table in shape.tables])
+    used = [0] * len(tables)
+    at = 0
+    for tree, flat in zip(trees, flats, strict=True):
+        placed = place([u.size for u in tree.utterances], shape, used)
+        if placed is None:
+            raise ValueError(
+                f"tree with utterances of {[u.size for u in tree.utterances]} does not fit beside "
+                f"the {sum(used)} before it into {shape}")
+        first = np.zeros(len(tree.utterances) + 1, np.int32)  # soft index of each utterance
+        for u, (utterance, j) in enumerate(zip(tree.utterances, placed, strict=True)):
+            first[u] = offsets[j] + used[j] * shape.tables[j].soft
+            _fill(tables[j], used[j], shape.tables[j].kind, utterance)
+            used[j] += 1
+        s = slice(at, at + len(flat))
+        row["soft"][s] = np.where(flat.utterance >= 0, first[flat.utterance] + flat.offset, -1)
+        at += len(flat)
+    row["tables"] = tuple(tables)
+    return row
+
+
+def pack_layouts(flats: Sequence[Layout], references: Sequence[Sequence[float]], positions: int,
+                 block: int, pairs: int = 0) -> dict:
+    """One row of laid-out trees as the arrays of `Batch`; utterances are left out. `references`:
+    by tree, the `reference` of each of its branches; `pairs`: see `RowShape`.
+
+    Raises:
+      ValueError: the trees do not fit (the plan and the data disagree).
+    """
+    t = positions
+    answers = [r for of_tree in references for r in of_tree]
+    if pairs and (len(answers) > 2 * pairs or len(answers) % 2):
+        raise ValueError(f"{len(answers)} branches are not {pairs} pairs or less")
     row = {
         name: np.zeros(t, np.int32)
         for name in ("tokens", "positions", "trunk_start", "fork", "targets", "task")
@@ -230,39 +267,32 @@ def pack(trees: Sequence[DialogueTree], shape: RowShape) -> dict:
     # Padding sees only itself, and nothing sees padding.
     row |= {"soft": np.full(t, -1, np.int32), "branch": np.full(t, -1, np.int32),
             "branch_start": np.arange(t, dtype=np.int32), "loss_weight": np.zeros(t, np.float32),
-            "tree": np.full(t, -1, np.int32)}
-    row["reference"] = np.zeros((shape.pairs, 2), np.float32)
-    if shape.pairs:
+            "tree": np.full(t, -1, np.int32), "tables": ()}
+    row["reference"] = np.zeros((pairs, 2), np.float32)
+    if pairs:
         row["reference"].flat[: len(answers)] = answers
-    tables = [_empty(table, shape.channels) for table in shape.tables]
-    offsets = np.cumsum([0] + [table.count * table.soft for table in shape.tables])
-    used = [0] * len(tables)
+    streams = [name for name in ("codes", "code_targets", "code_weight")
+               if flats and getattr(flats[0], name) is not None]
+    for name in streams:
+        like = getattr(flats[0], name)
+        row[name] = np.zeros((t, like.shape[1]), like.dtype)
     at, branches = 0, 0
-    for index, tree in enumerate(trees):
-        flat = layout(tree)
+    for index, (flat, own) in enumerate(zip(flats, references, strict=True)):
         n = len(flat)
-        placed = place([u.size for u in tree.utterances], shape, used)
-        if at + n > t or placed is None:
-            raise ValueError(
-                f"tree of {n} positions with utterances of {[u.size for u in tree.utterances]} "
-                f"does not fit behind {at} positions into {shape}")
-        first = np.zeros(len(tree.utterances) + 1, np.int32)  # soft index of each utterance
-        for u, (utterance, j) in enumerate(zip(tree.utterances, placed, strict=True)):
-            first[u] = offsets[j] + used[j] * shape.tables[j].soft
-            _fill(tables[j], used[j], shape.tables[j].kind, utterance)
-            used[j] += 1
+        if at + n > t:
+            raise ValueError(f"tree of {n} positions does not fit behind {at} into {t}")
         s = slice(at, at + n)
         row["tokens"][s], row["positions"][s] = flat.tokens, flat.positions
-        row["soft"][s] = np.where(flat.utterance >= 0, first[flat.utterance] + flat.offset, -1)
         row["trunk_start"][s], row["fork"][s] = at, at + flat.fork
         row["branch_start"][s] = at + flat.branch_start
         row["targets"][s], row["loss_weight"][s] = flat.targets, flat.loss_weight
         row["branch"][s] = np.where(flat.branch >= 0, flat.branch + branches, -1)
         row["tree"][s], row["task"][s] = index, flat.task
-        branches += len(tree.branches)
+        for name in streams:
+            row[name][s] = getattr(flat, name)
+        branches += len(own)
         at += n
-    row["tables"] = tuple(tables)
-    row["blocks"] = block_lists(row["trunk_start"], row["fork"], row["branch_start"], shape.block)
+    row["blocks"] = block_lists(row["trunk_start"], row["fork"], row["branch_start"], block)
     return row
 
 

@@ -21,6 +21,7 @@ import itertools
 import json
 import os
 import random
+import re
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -31,7 +32,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from speechdst.data.dialogue import SAMPLE_RATE, BadInput
+from speechdst.data.dialogue import SAMPLE_RATE, BadInput, Word
 from speechdst.files import aside
 
 
@@ -92,10 +93,17 @@ def voices(
     return list(chosen)
 
 
+class _Event(ctypes.Structure):  # espeak_EVENT of espeak's speak_lib.h
+    _fields_ = (("type", ctypes.c_int), ("message", ctypes.c_uint), ("character", ctypes.c_int),
+                ("length", ctypes.c_int), ("milliseconds", ctypes.c_int), ("sample", ctypes.c_int),
+                ("user_data", ctypes.c_void_p), ("id", ctypes.c_char * 8))
+
+
 _lock = threading.Lock()
 _Callback = ctypes.CFUNCTYPE(
-    ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
+    ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event)
 )
+_LAST, _WORD = 0, 1  # types of events
 _SYNCHRONOUS, _BY_CHARACTER, _UTF8, _RATE, _PITCH = 2, 1, 1, 1, 3  # of espeak's speak_lib.h
 
 
@@ -104,6 +112,31 @@ def espeak(text: str, voice: Voice = Voice()) -> np.ndarray:
 
     Raises `BadInput` if there is nothing to say or espeak-ng does not know the voice.
     """
+    return _espeak(text, voice)[0]
+
+
+def espeak_timed(text: str, voice: Voice = Voice()) -> tuple[np.ndarray, tuple[Word, ...]]:
+    """What `espeak` gives, and when each word (what stands between spaces) is said.
+
+    espeak-ng tells when most words begin; one that it runs together with the word before begins
+    between the two by its place in the text. A word ends where the next one begins, the last one
+    with the sound.
+    """
+    from speechdst.data.speech import SILENCE  # whose libraries take a worker a second to import
+
+    samples, begins = _espeak(text, voice)
+    loud = np.flatnonzero(np.abs(samples) > 32768 * SILENCE)
+    end = (loud[-1] + 1 if len(loud) else len(samples)) / SAMPLE_RATE
+    words = list(re.finditer(r"\S+", text))
+    known = {at: min(seconds, end) for at, seconds in begins} | {len(text): end}
+    times = np.interp([w.start() for w in words], sorted(known), [known[c] for c in sorted(known)])
+    return samples, tuple(Word(w.group(), float(a), float(b)) for w, a, b in zip(
+        words, times, [*times[1:], end], strict=True))
+
+
+def _espeak(text: str, voice: Voice) -> tuple[np.ndarray, list[tuple[int, float]]]:
+    """The samples, and of the words that espeak-ng tells of the place in the text and when they
+    begin, in seconds."""
     import espeakng_loader  # only this synthesiser needs the wheel
 
     if not text.strip():
@@ -113,9 +146,14 @@ def espeak(text: str, voice: Voice = Voice()) -> np.ndarray:
     if variant and not (data / "voices" / "!v" / variant).is_file():  # espeak-ng would not mind
         raise BadInput(f"espeak-ng has no variant {variant!r}", field="voice")
     chunks: list[np.ndarray] = []
+    begins: list[tuple[int, float]] = []
 
     @_Callback
-    def collect(samples, count, _events):
+    def collect(samples, count, events):
+        for event in itertools.takewhile(lambda e: e.type != _LAST, map(
+                events.__getitem__, itertools.count())):
+            if event.type == _WORD:
+                begins.append((event.character - 1, event.milliseconds / 1000))
         if samples and count > 0:
             chunks.append(np.ctypeslib.as_array(samples, (count,)).copy())
         return 0
@@ -147,7 +185,7 @@ def espeak(text: str, voice: Voice = Voice()) -> np.ndarray:
         raise BadInput(f"espeak-ng says nothing for {text!r}", field="text")
     # In float: soxr dithers int16 with noise that it seeds with the clock and an address.
     samples = soxr.resample(np.concatenate(chunks).astype(np.float32), rate, SAMPLE_RATE)
-    return np.clip(np.rint(samples), -32768, 32767).astype(np.int16)
+    return np.clip(np.rint(samples), -32768, 32767).astype(np.int16), begins
 
 
 def _refuse_if_loaded(path: str) -> None:

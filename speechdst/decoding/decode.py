@@ -24,7 +24,7 @@ def prefill(model, batch):
     return hidden, tuple(constrain(x, "cache") for x in cache)
 
 
-def _attend_cached(q, k, v, cache, *, sees, distance, step, scale=None, cap=None, window=None):
+def attend_cached(q, k, v, cache, *, sees, distance, step, scale=None, cap=None, window=None):
     """q [R, N, H, D], one query a branch; cache: trunk k, v [R, T, K, D], own k, v
     [R, N, L, K, D]; sees bool [R, N, T]; distance int32 [R, N, T]: rotary positions from the keys
     of the trunk to the queries; step: how many own keys there are already."""
@@ -112,7 +112,7 @@ def decode(params, batch, starts, *, graph, beam: int, max_new: int, eos: int):
         i, tokens, *_, own_k, own_v = state
         x = model.decoder.embed(tokens[:, :, i - 1], model.dtype)
         distance = (position + i)[..., None] - batch.positions[:, None]
-        attend = functools.partial(_attend_cached, sees=sees, distance=distance, step=i - 1)
+        attend = functools.partial(attend_cached, sees=sees, distance=distance, step=i - 1)
         h, (own_k, own_v) = model.decoder(x, position + i, attend,
                                           (trunk_k, trunk_v, own_k, own_v))
         return extend((*state[:-2], own_k, own_v), h)

@@ -19,7 +19,8 @@ from speechdst.sharding import constrain
 class DecoderConfig:
     """`embedding_scale`: of token embeddings, rounded to the compute dtype; with `scale_soft` soft
     vectors are multiplied by it too (Gemma 2; Gemma 3 leaves them alone). `logit_cap` > 0: logits
-    become cap * tanh(logit / cap)."""
+    become cap * tanh(logit / cap). `initial`: the input embedding has one row more, behind the
+    vocabulary, of the token that stands before a sequence and is never predicted."""
 
     transformer: TransformerConfig
     vocabulary: int
@@ -27,6 +28,11 @@ class DecoderConfig:
     embedding_scale: float = 1.0
     scale_soft: bool = False
     logit_cap: float = 0.0
+    initial: bool = False
+
+    def __post_init__(self):
+        if self.initial and self.tied:
+            raise ValueError("an initial token is never predicted: tied must be False")
 
 
 class Decoder(nnx.Module):
@@ -34,7 +40,8 @@ class Decoder(nnx.Module):
         self.config = config
         width = config.transformer.width
         self.embedding = nnx.Param(
-            jax.random.normal(rngs.params(), (config.vocabulary, width)) * width**-0.5)
+            jax.random.normal(rngs.params(), (config.vocabulary + config.initial, width))
+            * width**-0.5)
         self.transformer = Transformer(config.transformer, rngs)
         self.lm_head = None if config.tied else Linear(width, config.vocabulary, rngs=rngs)
 

@@ -1,6 +1,7 @@
 """The spoken dialogue model: the towers composed, nothing else."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +27,8 @@ class DialogueLMConfig:
     CTC head on it, for presets that train it from scratch; `text_encoder`: None for recipes that
     train on speech alone; `attention`: how the decoder computes it, of `attention.PATHS`, empty:
     what the platform does best."""
+
+    kind: ClassVar[str] = "dialogue"
 
     encoder: LogMelEncoderConfig | WavLMConfig | WhisperConfig
     connector: ConnectorConfig

@@ -5,30 +5,37 @@ import jax.numpy as jnp
 from flax import nnx
 
 fan_in = nnx.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
+fan_in_each = nnx.initializers.variance_scaling(1.0, "fan_in", "truncated_normal", batch_axis=0)
 
 
 class Linear(nnx.Module):
     """y = x kernel + bias + (x lora_a) lora_b * alpha / rank.
 
     kernel float32 [inputs, outputs]; with rank > 0, lora_a [inputs, rank] is drawn and lora_b
-    [rank, outputs] starts at zero, so that a fresh LoRA changes nothing.
+    [rank, outputs] starts at zero, so that a fresh LoRA changes nothing. With `steps` > 0 every
+    parameter leads with that many, and step s of x [..., steps, inputs] has those of its own.
     """
 
     def __init__(self, inputs: int, outputs: int, *, bias: bool = False, rank: int = 0,
-                 alpha: float = 0.0, rngs: nnx.Rngs):
-        self.kernel = nnx.Param(fan_in(rngs.params(), (inputs, outputs)))
-        self.bias = nnx.Param(jnp.zeros(outputs)) if bias else None
+                 alpha: float = 0.0, steps: int = 0, rngs: nnx.Rngs):
+        own, draw = ((steps,), fan_in_each) if steps else ((), fan_in)
+        self.kernel = nnx.Param(draw(rngs.params(), (*own, inputs, outputs)))
+        self.bias = nnx.Param(jnp.zeros((*own, outputs))) if bias else None
         self.scale = alpha / rank if rank else 0.0
-        drawn = jax.random.normal(rngs.params(), (inputs, rank)) / rank if rank else None
+        drawn = jax.random.normal(rngs.params(), (*own, inputs, rank)) / rank if rank else None
         self.lora_a = nnx.Param(drawn) if rank else None
-        self.lora_b = nnx.Param(jnp.zeros((rank, outputs))) if rank else None
+        self.lora_b = nnx.Param(jnp.zeros((*own, rank, outputs))) if rank else None
 
     def __call__(self, x):
-        y = x @ self.kernel[...].astype(x.dtype)
+        y = _product(x, self.kernel)
         if self.lora_a is not None:
-            low = x @ self.lora_a[...].astype(x.dtype)
-            y = y + (low @ self.lora_b[...].astype(x.dtype)) * self.scale
+            y = y + _product(_product(x, self.lora_a), self.lora_b) * self.scale
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+
+
+def _product(x, matrix: nnx.Param):
+    matrix = matrix[...].astype(x.dtype)
+    return x @ matrix if matrix.ndim == 2 else jnp.einsum("...si,sio->...so", x, matrix)
 
 
 def merge(params: dict, rank: int, alpha: float) -> dict:

@@ -28,7 +28,8 @@ class TransformerConfig:
     where the others have none.
 
     Norms: `rms`: RMSNorm, else LayerNorm; `norm_affine`: it has parameters; `norm_offset`: what is
-    added to its scale (Gemma stores scale - 1); `pre_norm`: of what goes into attention and MLP,
+    added to its scale (Gemma stores scale - 1); `final_norm`: of what leaves the stack;
+    `pre_norm`: of what goes into attention and MLP,
     `post_norm`: of what comes out, before it is added to the stream; `qk_norm`: of queries and
     keys, per "head" or over the "full" projection.
 
@@ -39,8 +40,9 @@ class TransformerConfig:
     Rotary positions: `rope_theta`, 0: none; `rope_local_theta`: of layers with a window, 0: the
     same; `rope_scaling`: see `frequencies`, not of layers with a local theta.
 
-    `lora_rank` 0: no LoRA; `remat`: recompute a layer's activations in the backward pass instead
-    of keeping them.
+    `steps` > 0: sequences have that many positions and each has linear layers of its own; norms
+    are shared. `lora_rank` 0: no LoRA; `remat`: recompute a layer's activations in the backward
+    pass instead of keeping them.
     """
 
     width: int
@@ -57,6 +59,7 @@ class TransformerConfig:
     norm_affine: bool = True
     norm_offset: float = 0.0
     norm_epsilon: float = 1e-5
+    final_norm: bool = True
     pre_norm: bool = True
     post_norm: bool = False
     qk_norm: str = ""
@@ -67,6 +70,7 @@ class TransformerConfig:
     rope_theta: float = 0.0
     rope_local_theta: float = 0.0
     rope_scaling: tuple[float, ...] = ()
+    steps: int = 0
     lora_rank: int = 0
     lora_alpha: float = 0.0
     remat: bool = False
@@ -154,7 +158,7 @@ class Block(nnx.Module):
     def __init__(self, config: TransformerConfig, rngs: nnx.Rngs):
         c = self.config = config
         linear = lambda i, o, bias=c.bias: Linear(
-            i, o, bias=bias, rank=c.lora_rank, alpha=c.lora_alpha, rngs=rngs)
+            i, o, bias=bias, rank=c.lora_rank, alpha=c.lora_alpha, steps=c.steps, rngs=rngs)
         norm = lambda there, width=c.width: Norm(width, c) if there else None
         self.attention_norm, self.mlp_norm = norm(c.pre_norm), norm(c.pre_norm)
         self.attention_post_norm, self.mlp_post_norm = norm(c.post_norm), norm(c.post_norm)
@@ -209,13 +213,13 @@ def _maybe(norm, x):
 
 
 class Transformer(nnx.Module):
-    """A stack of `Block`s, parameters stacked over layers, and a final norm."""
+    """A stack of `Block`s, parameters stacked over layers, and a final norm if there is one."""
 
     def __init__(self, config: TransformerConfig, rngs: nnx.Rngs):
         self.config = config
         make = nnx.vmap(lambda r: Block(config, r), in_axes=0, out_axes=0)
         self.blocks = nnx.split_rngs(splits=config.layers)(make)(rngs)
-        self.norm = Norm(config.width, config)
+        self.norm = Norm(config.width, config) if config.final_norm else None
 
     def __call__(self, x, attend: Callable, positions=None, cache=None, each: bool = False):
         """x [R, T, width] -> (normalised output [R, T, width], cache), and with `each` the stream
@@ -242,7 +246,8 @@ class Transformer(nnx.Module):
 
         body = jax.checkpoint(layer) if c.remat else layer
         x, (cache, states) = jax.lax.scan(body, x, (layers, cache, differs))
-        return (self.norm(x), cache, states) if each else (self.norm(x), cache)
+        x = _maybe(self.norm, x)
+        return (x, cache, states) if each else (x, cache)
 
 
 def sinusoids(length: int, width: int) -> jax.Array:

@@ -31,6 +31,15 @@ def test_any_text_comes_back(text):
         assert tokenizer.decode(tokenizer.words(text)) == " " + text
 
 
+@pytest.mark.parametrize("kind", ["bytes", "pieces", "model"])
+def test_tokens_that_begin_a_word_are_known(kind):
+    t = tiny.tokenizer() if kind == "model" else tokenizers.JsonTokenizer(
+        tiny.tokenizer_json(kind), 1, 2)
+    for word in ("north", "i"):
+        first, *rest = (t.begins_word(i) for i in t.words(word))
+        assert first and not any(rest)
+
+
 def test_symbols_are_single_tokens():
     for symbol in tokenizers.target_symbols(tiny.SCHEMA):
         assert len(tiny.tokenizer().encode(symbol)) == 1, symbol

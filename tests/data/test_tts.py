@@ -1,8 +1,10 @@
+import itertools
+
 import numpy as np
 import pytest
 
 from speechdst.data import tts
-from speechdst.data.dialogue import BadInput
+from speechdst.data.dialogue import SAMPLE_RATE, BadInput
 from speechdst.data.tts import Voice, espeak, synthesize_all, voices
 
 TEXT = "i am looking for a cheap chinese restaurant in the north"
@@ -107,3 +109,16 @@ def test_every_listed_voice_speaks():
         assert len(espeak("yes", Voice(f"en-us+{variant}"))) > 2000
     for accent in tts.ACCENTS:
         assert len(espeak("yes", Voice(accent))) > 2000
+
+
+def test_words_are_timed_where_they_sound():
+    text = "yes please, a cheap hotel in the north of the city"
+    samples, words = tts.espeak_timed(text)
+    np.testing.assert_array_equal(samples, tts.espeak(text))
+    assert [w.text for w in words] == text.split()
+    assert all(a.start < a.end == b.start for a, b in itertools.pairwise(words))
+    assert words[0].start == 0 and 0 < len(samples) / SAMPLE_RATE - words[-1].end < 0.5
+    # Words said on their own last about as long as within the sentence.
+    for word in (words[3], words[4], words[10]):
+        alone = tts.espeak_timed(word.text)[1][0].end
+        assert 0.5 * alone < word.end - word.start < 1.5 * alone, word
