@@ -14,7 +14,9 @@ which alone prints.
 import hashlib
 import importlib.util
 import os
+import socket
 import sys
+import time
 from glob import glob
 from pathlib import Path
 
@@ -56,8 +58,10 @@ def start() -> None:
     else:
         return
     try:
+        if options.get("process_id"):
+            _reach(options["coordinator_address"])
         jax.distributed.initialize(initialization_timeout=_TIMEOUT.value, **options)
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, OSError) as error:
         if not options and "should be defined" in str(error):
             return  # a TPU that belongs to no pod
         where = options.get("coordinator_address", "the coordinator")
@@ -82,6 +86,21 @@ def _explicit(address: str, count: int | None, index: int | None) -> dict:
                        "processes being numbered from 0 to --num_processes - 1")
     return dict(coordinator_address=address, num_processes=count, process_id=index,
                 cluster_detection_method="deactivate")
+
+
+def _reach(address: str) -> None:
+    """Waits until process 0 listens there: JAX's own client ends the program if it never does.
+    Raises `OSError` after --start_timeout seconds."""
+    host, _, port = address.rpartition(":")
+    deadline = time.monotonic() + _TIMEOUT.value
+    while True:
+        try:
+            socket.create_connection((host, int(port)), timeout=1).close()
+            return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
 
 
 def _slurm_devices() -> list[int] | None:

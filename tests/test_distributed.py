@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -126,17 +125,6 @@ def test_two_processes_then_one_then_two_are_one_run(folder):
         # Key biases have no gradient in exact arithmetic: Adam makes steps of the rounding.
         if not path.endswith("/k/bias"):
             np.testing.assert_allclose(b[path], value, rtol=1e-6, atol=1e-6, err_msg=path)
-
-
-def test_two_processes_resume_bitwise(folder):
-    """The last step of a run, taken again from the checkpoint before it."""
-    again = folder / "again"
-    shutil.copytree(folder / "whole", again)
-    shutil.rmtree(again / f"asr/steps/{STEPS}")
-    ended(launch(folder, again, 2))
-    assert losses(again) == losses(folder / "whole")
-    assert test_commands.same(*(test_commands.parameters(run / "asr")
-                                for run in (again, folder / "whole")))
 
 
 def test_a_coordinator_that_is_not_there_is_explained(tmp_path):

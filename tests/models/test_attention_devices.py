@@ -1,6 +1,7 @@
 """Attention over several devices, and compiled ahead of time for chips that are not here."""
 
 import importlib.util
+import math
 import re
 
 import jax
@@ -52,6 +53,7 @@ def step(qkv, cotangent, where, blocks, at, window):
 
 def lowered(devices, shape, platform, *args):
     """`step` for a mesh of this shape, rows and heads over its axes."""
+    devices = jax.devices()[: math.prod(shape)] if devices is None else devices
     mesh = sharding.make_mesh(*shape, devices=devices)
 
     def laid(x):
