@@ -39,12 +39,6 @@ from speechdst.training import optimizer, state
 STAGE = ConfigDict(dict(steps=1000, weights={task: 1.0 for task in TASKS},
                         optimizer=step_time.STAGE.optimizer))
 
-_WIDTH = flags.DEFINE_integer("width", 256, "Width of the decoder.")
-_LAYERS = flags.DEFINE_integer("layers", 6, "Layers of the decoder.")
-_REPEATS = flags.DEFINE_integer("repeats", 5, "Measured steps of every arm, in turns.")
-_STORY = flags.DEFINE_boolean("story", False, "Also listen to the whole story.")
-_QUICK = flags.DEFINE_boolean("quick", False, "At the size of the test.")
-
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
@@ -176,4 +170,9 @@ def main(argv):
 
 
 if __name__ == "__main__":
+    _WIDTH = flags.DEFINE_integer("width", 256, "Width of the decoder.")
+    _LAYERS = flags.DEFINE_integer("layers", 6, "Layers of the decoder.")
+    _REPEATS = flags.DEFINE_integer("repeats", 5, "Measured steps of every arm, in turns.")
+    _STORY = flags.DEFINE_boolean("story", False, "Also listen to the whole story.")
+    _QUICK = flags.DEFINE_boolean("quick", False, "At the size of the test.")
     run(main)

@@ -11,10 +11,14 @@ folder=${1:-}
 # What one command compiles, the next finds.
 export JAX_COMPILATION_CACHE_DIR="$folder/compiled" JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0
 
-for recipe in ${RECIPES:-joint_dst auxiliary}; do
-  config=configs/$recipe.py:tiny
+for recipe in ${RECIPES:-joint_dst dpo_ln auxiliary}; do
   work=$folder/$recipe
-  set -- --config="$config" --config.data_dir="$work/data"
+  case $recipe in
+    dpo_ln)  # goes on from the tracker
+      set -- --config=configs/dpo_ln.py:tiny_dst --config.data_dir="$folder/joint_dst/data" \
+        --config.base="$folder/joint_dst/run/joint" ;;
+    *) set -- --config="configs/$recipe.py:tiny" --config.data_dir="$work/data" ;;
+  esac
   echo "# $recipe"
   run "$python" -m speechdst.prepare "$@"
   run "$python" -m speechdst.train "$@" --workdir="$work/run" --stop_after=2

@@ -1,4 +1,8 @@
-"""What every test shares: CPU only, exact float32 products, eight virtual devices for meshes."""
+"""What every test shares: CPU only, exact float32 products, eight virtual devices for meshes.
+
+Tests marked slow are more of what another test covers (further families, meshes, benchmarks); they
+run with SPEECHDST_SLOW=1 in the environment.
+"""
 
 import os
 
@@ -9,3 +13,11 @@ import jax
 # Tests of one device place nothing on the others, so that they cost nothing.
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_default_matmul_precision", "float32")
+
+
+def pytest_collection_modifyitems(config, items):
+    if os.environ.get("SPEECHDST_SLOW"):
+        return
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    config.hook.pytest_deselected(items=slow)
+    items[:] = [item for item in items if item not in slow]

@@ -70,6 +70,7 @@ def test_flops_of_trees_and_turns_by_hand(tree_vs_turns):
     assert more == 3 * c.layers * (weights + 4 * 32)
 
 
+@pytest.mark.slow
 def test_accuracy_after_equal_time(tree_vs_turns):
     from benchmarks import equal_time, step_time
 
@@ -95,6 +96,7 @@ def test_accuracy_after_equal_time(tree_vs_turns):
     assert sum(len(t.branches) for t in trees) > len(trees)
 
 
+@pytest.mark.slow
 def test_cached_features_train_alike_and_are_timed(monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).parents[1])
     import tiny
@@ -124,6 +126,7 @@ def test_attention_arms_agree_and_are_timed(monkeypatch):
         attention.agree(calls, np.float32)
 
 
+@pytest.mark.slow
 def test_a_full_size_step_is_refused_here_and_tried_small(monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).parents[1])
     import tiny
@@ -178,6 +181,7 @@ def test_loaders_are_timed_against_the_step(monkeypatch):
     assert benchmark.at_peak(stage, tiny.config(), twice, "v5e:4x4")[0] == pytest.approx(given / 2)
 
 
+@pytest.mark.slow
 def test_pairs_as_trees_train_like_two_sequences_and_are_timed(monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).parents[1])
     import tiny

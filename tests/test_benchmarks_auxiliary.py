@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 
+@pytest.mark.slow
 def test_a_task_tree_and_its_examples_train_alike_and_are_timed(monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).parents[1])
     from benchmarks import auxiliary_tree, step_time

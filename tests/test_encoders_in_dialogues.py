@@ -19,7 +19,9 @@ from speechdst.decoding.track import Tracker
 from speechdst.training import state
 
 MOST = 12_800  # samples that the tiny Whispers hear
-ENCODERS = pytest.mark.parametrize("encoder", tiny_encoders.ENCODERS)
+ENCODERS = pytest.mark.parametrize("encoder", [
+    pytest.param(name, marks=[] if name in ("wavlm_base", "whisper_short") else pytest.mark.slow)
+    for name in tiny_encoders.ENCODERS])
 
 
 def shape(model, **kwargs):

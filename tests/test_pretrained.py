@@ -146,6 +146,7 @@ def test_apart_and_merged_decode_alike(folder):
     assert [t.state is None for t in turns] == [False, True, False]
 
 
+@pytest.mark.slow
 def test_the_checkpoints_encoder_runs_beforehand(folder):
     """`prepare --features` without a run; a stage that starts from the checkpoints finds it."""
     stored = command(folder, "prepare", "--features", "--only=simulated").stdout

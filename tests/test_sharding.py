@@ -1,13 +1,11 @@
 """One step is the same step on every mesh, and nothing is whole that the rules split.
 
-By default a few shapes of the mesh are tried, which have every axis; SPEECHDST_MESHES=all tries
-every shape of 2, 4 and 8 devices (minutes).
+The shape that has every axis is tried; among the slow tests is every shape of 2, 4 and 8 devices.
 """
 
 import functools
 import itertools
 import math
-import os
 import types
 
 import jax
@@ -31,10 +29,8 @@ from speechdst.training.checkpoint import Checkpointer
 ROWS = 8
 ALL = [s for n in (2, 4, 8) for s in itertools.product((1, 2, 4, 8), repeat=3)
        if math.prod(s) == n]
-SOME = {"joint_dst": [(1, 4, 1), (2, 2, 2)]}
-CASES = [(name, shape) for name in tiny_recipes.STAGES
-         for shape in (ALL if os.environ.get("SPEECHDST_MESHES") == "all"
-                       else SOME.get(name, [(2, 2, 2)]))]
+CASES = [pytest.param(name, shape, marks=[] if shape == (2, 2, 2) else pytest.mark.slow)
+         for name in tiny_recipes.STAGES for shape in ALL]
 
 
 def mesh_of(*shape):

@@ -63,7 +63,7 @@ def test_tree_equals_its_answers_one_by_one(kind, path, seed, users):
     assert_same(added(packed), added([trained([t], path, ctc) for t in trees[:1]]))
 
 
-@pytest.mark.parametrize("decoder", [name for name in tiny.DECODERS if name != "plain"])
+@pytest.mark.parametrize("decoder", tiny.FAMILIES)
 def test_tree_equals_its_answers_one_by_one_in_every_decoder(decoder):
     """With windows, caps and norms of every family; windows are shorter than the contexts."""
     rng = np.random.default_rng(11)

@@ -5,6 +5,7 @@ import functools
 
 import jax
 import numpy as np
+import pytest
 import tokenizers as huggingface
 
 from speechdst.config import model_config
@@ -47,6 +48,9 @@ DECODERS = {
     "olmo2": (dict(tied=False), dict(rms=True, pre_norm=False, post_norm=True, qk_norm="full")),
     "qwen2": (dict(), dict(rms=True, qkv_bias=True, rope_scaling=(4.0, 1.0, 4.0, 64.0))),
 }
+# For parametrized tests: those that differ most from the plain one, and the others as slow tests.
+FAMILIES = [pytest.param(name, marks=[] if name in ("gemma2", "gemma3", "olmo") else
+                         pytest.mark.slow) for name in DECODERS if name != "plain"]
 VALUES = ("north", "south", "four", "nine", "the museum", "cambridge")
 
 

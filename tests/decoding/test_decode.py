@@ -135,7 +135,7 @@ def test_greedy_is_the_argmax_of_the_full_pass(kind, early):
         assert set(tokens[i, b].tolist()) == {eos} and not logps[i, b].any()
 
 
-@pytest.mark.parametrize("decoder", [name for name in tiny.DECODERS if name != "plain"])
+@pytest.mark.parametrize("decoder", tiny.FAMILIES)
 def test_every_decoder_decodes_as_its_full_pass(decoder):
     """Windows reach over the fork into the trunk; caps are of scores and of logits."""
     kind = "spoken_history"
