@@ -17,6 +17,7 @@ def tree_vs_turns(monkeypatch):
     return tree_vs_turns
 
 
+@pytest.mark.slow
 def test_both_arms_train_alike_and_are_timed(tree_vs_turns):
     width, layers, block, bucket = tree_vs_turns.QUICK_SIZE
     result = tree_vs_turns.measure(

@@ -125,6 +125,7 @@ def test_sigterm_saves_and_leaves_cleanly(folder):
     assert (folder / f"term/joint/steps/{found[1]}").is_dir()
 
 
+@pytest.mark.slow
 def test_a_frozen_encoder_is_asked_once(folder):
     """The joint stage over what `prepare --features` stored; without it, one clear line."""
     shutil.copytree(folder / "run", folder / "encoded", ignore=shutil.ignore_patterns("joint"))
