@@ -9,11 +9,13 @@ from speechdst.data.dialogue import BadInput
 from speechdst.data.prepared import Prepared
 from speechdst.metrics.scores import Rate, Scores, number
 
+_TRACKER = (
+    "A spoken dialogue state tracker: speech in, dialogue state out, as JSON.",
+    "tracker = speechdst.load(\"THIS FOLDER\")\n"
+    "for turn in tracker(\"call.wav\"): print(turn.speaker, turn.text, turn.state)")
 _USES = {
-    "joint_dst": (
-        "A spoken dialogue state tracker: speech in, dialogue state out, as JSON.",
-        "tracker = speechdst.load(\"THIS FOLDER\")\n"
-        "for turn in tracker(\"call.wav\"): print(turn.speaker, turn.text, turn.state)"),
+    "joint_dst": _TRACKER,
+    "dpo_ln": _TRACKER,
     "auxiliary": (
         "A model that replies to spoken requests about what was told, and asks back where they "
         "are ambiguous.",
