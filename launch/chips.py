@@ -17,6 +17,7 @@ its reason holds here. Compilers learn: try a run without before believing in on
 
 import argparse
 import dataclasses
+import importlib.metadata
 import math
 import sys
 
@@ -56,8 +57,12 @@ QUICK = (
     ("--xla_backend_optimization_level=0",
      "programs of tiny models run for milliseconds and compile for seconds: less care is quicker"),
     ("--xla_llvm_disable_expensive_passes=true", "the same of what LLVM does by itself"),
+)
+QUICK_OLD = (
     ("--xla_cpu_use_fusion_emitters=false", "the older emitters make less code, for less time"),
 )
+# Of jaxlib, which then has the newer emitters alone, and stops at flags that it does not know.
+WITHOUT_OLD = (0, 11)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,12 +123,20 @@ class Slice:
 def flags(name: str, slices: int = 1) -> tuple[tuple[str, str], ...]:
     """(flag, reason) pairs of a chip; raises ValueError for an unknown one."""
     if name == "quick":
-        return QUICK
+        return QUICK + (QUICK_OLD if _jaxlib() < WITHOUT_OLD else ())
     if name not in CHIPS:
         raise ValueError(f"no chip {name!r}, there are {', '.join(CHIPS)}")
     chip = CHIPS[name]
     return ((OVERLAP if chip.prefix else GPU) + chip.own
             + (SLICES if chip.prefix and slices > 1 else ()))
+
+
+def _jaxlib() -> tuple[int, ...]:
+    """The version installed for this Python; without one, a later one than any."""
+    try:
+        return tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2]))
+    except importlib.metadata.PackageNotFoundError:
+        return (sys.maxsize,)
 
 
 def line(name: str, slices: int = 1) -> str:
