@@ -19,15 +19,14 @@ import dataclasses
 import json
 from pathlib import Path
 
-import numpy as np
-import soundfile
 from absl import flags
 
 from speechdst.api import Companion, TaskAnswer, first_channel, load
 from speechdst.command import run
+from speechdst.data import speech
 from speechdst.data.corpora.common import inside
 from speechdst.data.dialogue import SAMPLE_RATE, BadInput
-from speechdst.files import aside, write_text
+from speechdst.files import write_text
 
 
 def main(argv):
@@ -71,15 +70,13 @@ def converse(model: Companion, audio: str, out: Path) -> None:
     """Writes what the model says to a recording: OUT, and its words beside it as JSON."""
     user = first_channel(audio)
     reply = model(user)
-    both = np.zeros((max(len(user), len(reply.audio)), 2), np.float32)
-    both[: len(reply.audio), 0], both[: len(user), 1] = reply.audio, user
-    with aside(out) as temporary:
-        soundfile.write(temporary, both, SAMPLE_RATE, format="WAV", subtype="PCM_16")
+    speech.write_stereo(out, reply.audio, user)
     write_text(out.with_suffix(".json"), json.dumps({"alignments": [
         [w.text, [w.start, w.end], "SPEAKER_MAIN"] for w in reply.words]}) + "\n")
     for word in reply.words:
         print(f"{word.start:7.2f} s  {word.text}")
-    print(f"{out}: {len(both) / SAMPLE_RATE:.1f} s, {len(reply.words)} words")
+    seconds = max(len(user), len(reply.audio)) / SAMPLE_RATE
+    print(f"{out}: {seconds:.1f} s, {len(reply.words)} words")
 
 
 if __name__ == "__main__":

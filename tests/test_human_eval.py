@@ -12,6 +12,7 @@ import soundfile
 from test_report import HOSTILE, Tags, data_of
 
 from speechdst import human_eval
+from speechdst.data import speech
 from speechdst.data.dialogue import BadInput, Word
 from speechdst.evaluation import live
 from speechdst.evaluation.live import Observed
@@ -25,7 +26,7 @@ def evaluation(folder, hertz: float, seconds=(4, 1, 1, 1), extra=()):
     for i, length in enumerate(seconds):
         name = f"{i:05d}.flac"
         tone = 0.2 * np.sin(2 * np.pi * hertz * np.arange(length * 16_000) / 16_000)
-        live.write_stereo(folder / live.AUDIO / name, tone.astype(np.float32), np.zeros(9))
+        speech.write_stereo(folder / live.AUDIO / name, tone.astype(np.float32), np.zeros(9))
         made.append(Observed(f"{HOSTILE}{i}", length, 12.5, (Word("hm", 0, 1),), (), (), {}, None,
                              name))
     write_text(folder / live.CONVERSATIONS, "".join(

@@ -10,6 +10,7 @@ import tiny_preferences
 from test_report import HOSTILE, Tags, data_of, written
 
 from speechdst import report, report_live
+from speechdst.data import speech
 from speechdst.data.dialogue import BadInput, Word
 from speechdst.evaluation import live, preferences, spoken_sets, stopping
 from speechdst.evaluation.live import Observed
@@ -33,7 +34,7 @@ def evaluation(run, step: int, names=("c1", "c2"), **values):
                    Reply(30, True, None, (2, 2)))
         observed.append(Observed(name, 3.0, 12.5, (Word("hi", 1.3, 1.5),), user, replies,
                                  {"latency": (0.4, 1)}, HOSTILE, f"{i:05d}.flac"))
-        live.write_stereo(folder / live.AUDIO / f"{i:05d}.flac", np.zeros(16_000), np.zeros(9))
+        speech.write_stereo(folder / live.AUDIO / f"{i:05d}.flac", np.zeros(16_000), np.zeros(9))
     write_text(folder / live.CONVERSATIONS, "".join(
         json.dumps(dataclasses.asdict(o)) + "\n" for o in observed))
     live.write_scores(folder, {live.MODEL: rates(**values), live.RECORDED: rates(unanswered=0.0)},

@@ -48,10 +48,11 @@ def speed(samples: np.ndarray, factor: float) -> np.ndarray:
     )
 
 
-def tempo(samples: np.ndarray, factor: float) -> np.ndarray:
-    """Speaks `factor` times as fast at the same pitch (phase vocoder); [samples / factor]."""
+def tempo(samples: np.ndarray, factor: float, window: int = 2048) -> np.ndarray:
+    """Speaks `factor` times as fast at the same pitch (phase vocoder over a `window` of samples,
+    shorter for single words); [samples / factor]."""
     # `effects.time_stretch` of librosa 1.0 warns, at every call, of how it calls itself.
-    stretched = librosa.phase_vocoder(librosa.stft(samples), rate=factor)
+    stretched = librosa.phase_vocoder(librosa.stft(samples, n_fft=window), rate=factor)
     return librosa.istft(stretched, length=round(len(samples) / factor))
 
 

@@ -18,6 +18,7 @@ import soundfile
 import soxr
 
 from speechdst.data.dialogue import SAMPLE_RATE, Audio, AudioRef, BadInput, Turn
+from speechdst.files import aside
 
 WINDOW, HOP, MELS = 400, 160, 80  # samples, samples, channels: 25 ms windows every 10 ms
 SILENCE = 3e-4  # about -70 dBFS: what stays below it all the time carries no speech
@@ -218,6 +219,15 @@ def encode(samples: np.ndarray, voice: str = "") -> Audio:
     buffer = io.BytesIO()
     soundfile.write(buffer, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
     return Audio(buffer.getvalue(), len(samples), voice)
+
+
+def write_stereo(path: Path, left: np.ndarray, right: np.ndarray) -> None:
+    """16-bit FLAC or WAV, as the name of `path` ends, of two float32 channels at 16 kHz, the
+    shorter one followed by silence."""
+    both = np.zeros((max(len(left), len(right)), 2), np.float32)
+    both[: len(left), 0], both[: len(right), 1] = left, right
+    with aside(path) as temporary:
+        soundfile.write(temporary, both, SAMPLE_RATE, format=path.suffix[1:], subtype="PCM_16")
 
 
 def decode(audio: Audio) -> np.ndarray:

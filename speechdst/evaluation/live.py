@@ -24,7 +24,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import soundfile
 from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
@@ -32,12 +31,13 @@ from rich.table import Table
 from speechdst import distributed
 from speechdst.config import build, codec_of
 from speechdst.data import conversations, speech, two_channel
-from speechdst.data.dialogue import SAMPLE_RATE, BadInput, Word
+from speechdst.data.dialogue import BadInput, Word
+from speechdst.data.loader import First
 from speechdst.data.two_channel import Conversation
 from speechdst.decoding.duplex import Duplex, Said
 from speechdst.decoding.duplex import make as duplex_of
 from speechdst.evaluation import stopping
-from speechdst.files import aside, write_text
+from speechdst.files import write_text
 from speechdst.metrics import duplex
 from speechdst.metrics.scores import Rate
 from speechdst.metrics.wer import word_errors
@@ -179,7 +179,7 @@ def converse(model: Duplex, recordings: Sequence[Conversation], folder: Path,
         for i, (c, said) in enumerate(zip(some, said_all, strict=True)):
             voice, name = model.waveform(said), f"{at + i:05d}.flac"
             if distributed.first():
-                write_stereo(folder / AUDIO / name, voice, speech.decode(c.user.audio))
+                speech.write_stereo(folder / AUDIO / name, voice, speech.decode(c.user.audio))
             heard = None if asr is None else asr(voice, name)
             made.append(observe(c, said, voice, model, options, heard, name))
             scale.append(observe(c, recorded(c, model), speech.decode(c.agent.audio), model,
@@ -188,14 +188,6 @@ def converse(model: Duplex, recordings: Sequence[Conversation], folder: Path,
         write_text(folder / CONVERSATIONS, "".join(
             json.dumps(dataclasses.asdict(o), ensure_ascii=False) + "\n" for o in made))
     return made, scale
-
-
-def write_stereo(path: Path, left: np.ndarray, right: np.ndarray) -> None:
-    """16-bit FLAC of two float32 channels, the shorter one followed by silence."""
-    both = np.zeros((max(len(left), len(right)), 2), np.float32)
-    both[: len(left), 0], both[: len(right), 1] = left, right
-    with aside(path) as temporary:
-        soundfile.write(temporary, both, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
 
 
 def write_scores(folder: Path, arms: dict[str, dict[str, Rate]], **about) -> None:
@@ -230,8 +222,7 @@ def evaluate(config: ConfigDict, workdir: Path, stage: str,
     e = config.evaluation
     options = build(Options, e.live.to_dict(), "evaluation.live")
     asr, codec = transcriber(options.asr), codec_of(config)
-    source = conversations.read(Path(config.data_dir) / e.data, e.split)
-    taken = [source[i] for i in range(min(len(source), e.limit or len(source)))]
+    taken = list(First(conversations.read(Path(config.data_dir) / e.data, e.split), e.limit))
     results, name = workdir / "evaluation", f"{e.data}-{e.split}"
     arms, made = {}, []
     for step, (tokenizer, model, params) in checkpoint.kept(config, workdir, stage):

@@ -22,7 +22,6 @@ from speechdst.data import speech, tts
 from speechdst.data.dialogue import AudioRef, BadInput
 from speechdst.data.question_sets import Request
 from speechdst.decoding.duplex import Duplex, Said
-from speechdst.evaluation.live import write_stereo
 from speechdst.files import write_text
 from speechdst.metrics.duplex import LIMIT, replay_length
 from speechdst.metrics.scores import Rate
@@ -111,8 +110,8 @@ def _replies(model: Duplex, good, folder: Path, options: Options, judge: Judge,
             if i < options.recorded:
                 audio = f"{i:05d}.flac"
                 start = (asks - -(-len(samples) // each)) * each
-                write_stereo(folder / "audio" / audio, whole,
-                             np.concatenate([np.zeros(start, np.float32), samples]))
+                speech.write_stereo(folder / "audio" / audio, whole,
+                                    np.concatenate([np.zeros(start, np.float32), samples]))
             if transcriber is not None:
                 text = transcriber(whole[asks * each :], f"{i:05d}.flac")
         try:

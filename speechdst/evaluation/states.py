@@ -20,10 +20,11 @@ from rich.table import Table
 from speechdst import distributed, sharding
 from speechdst.config import context_of
 from speechdst.data.dialogue import BadInput, Turn
+from speechdst.data.loader import First
 from speechdst.data.prepared import Prepared
 from speechdst.decoding.track import Tracker
 from speechdst.files import write_text
-from speechdst.metrics import bootstrap, jga, ontology, scores
+from speechdst.metrics import jga, ontology, scores
 from speechdst.metrics.wer import word_errors
 from speechdst.training.checkpoint import load_run
 
@@ -75,20 +76,18 @@ def evaluate_transcripts(c: ConfigDict, workdir: Path, tracker: Tracker, dialogu
     if whole.rate is None:
         raise BadInput("no turn has a transcript", file=Path(c.data_dir) / e.data, field="split",
                        mend="evaluate a split that is transcribed")
-    low, high = bootstrap.ratio_interval(
-        [w.substitutions + w.deletions + w.insertions for w in counted],
-        [w.words for w in counted]) or (None, None)
+    rate = scores.Rate.of([w.substitutions + w.deletions + w.insertions for w in counted],
+                          [w.words for w in counted])
     results = workdir / "evaluation" / f"{e.data}-{e.split}-asr"
     if distributed.first():
         lines = [{"id": d.id, "said": said, "heard": label} for d, pairs in zip(
             dialogues, heard, strict=True) for said, label in pairs]
         write_text(results / "transcripts.jsonl", "".join(json.dumps(x) + "\n" for x in lines))
-        found = dataclasses.asdict(whole) | {"rate": whole.rate, "interval": [
-            None if x is None else 100 * x for x in (low, high)]}
+        found = dataclasses.asdict(whole) | {"rate": whole.rate,
+                                             "interval": [rate.low, rate.high]}
         write_text(results / "word_errors.json", json.dumps(found) + "\n")
     distributed.written(results)
-    between = "" if low is None else f" ({100 * low:.1f}-{100 * high:.1f})"
-    print(f"word error rate {whole.rate:.1f} %{between} over {whole.words} words of "
+    print(f"word error rate, %: {rate} over {whole.words} words of "
           f"{whole.utterances} turns; transcripts: {results}")
 
 
@@ -99,8 +98,7 @@ def evaluate(c: ConfigDict, workdir: Path, stage: str = "", oracle: bool = True)
     tokenizer, model, params = load_run(c, workdir, stage, sharding.make_mesh(**c.mesh))
     e = c.evaluation
     data = Prepared(Path(c.data_dir) / e.data)
-    source = data.dialogues(e.split)
-    taken = [source[i] for i in range(min(len(source), e.limit or len(source)))]
+    taken = list(First(data.dialogues(e.split), e.limit))
     if e.context.kind == "asr":
         evaluate_transcripts(c, workdir, Tracker(params, model, tokenizer, context_of(e.context),
                                                  e.beam, e.max_new, e.rows), taken)

@@ -10,10 +10,9 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 
-import librosa
 import numpy as np
 
-from speechdst.data import preference_pairs, shard, speech, tts
+from speechdst.data import augment, preference_pairs, shard, speech, tts
 from speechdst.data.augment import Augment
 from speechdst.data.dialogue import SAMPLE_RATE, BadInput, Word
 from speechdst.data.two_channel import Channel
@@ -136,7 +135,7 @@ def fitted(samples: np.ndarray, length: int) -> np.ndarray:
     2.5 times so is cut off, or followed by silence."""
     rate = min(max(len(samples) / length, SLOWEST), FASTEST)
     if abs(rate - 1) > STILL:
-        samples = librosa.effects.time_stretch(samples, rate=rate, n_fft=512)
+        samples = augment.tempo(samples, rate, window=512)
     made = np.zeros(length, np.float32)
     made[: len(samples)] = samples[:length]
     fade = min(FADE, length // 2)

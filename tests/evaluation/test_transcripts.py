@@ -34,7 +34,7 @@ def test_words_are_counted_over_all_turns(tmp_path, capsys):
     assert found["rate"] == pytest.approx(40) and found["utterances"] == 2
     assert found["interval"][0] <= 40 <= found["interval"][1]
     assert len((folder / "transcripts.jsonl").read_text().splitlines()) == 2
-    assert "40.0 %" in capsys.readouterr().out
+    assert "40.00 [33.3, 50.0]" in capsys.readouterr().out
 
 
 def test_data_without_transcripts_are_refused(tmp_path):

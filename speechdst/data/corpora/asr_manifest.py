@@ -4,7 +4,6 @@ Each utterance is a dialogue of one user turn without a state. Without `split` a
 train.
 """
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,7 +52,7 @@ def read(
 
 def _place(speaker: str) -> float:
     """Where a speaker stands between 0 and 1, by the hash of the name."""
-    return int(hashlib.sha256(speaker.encode()).hexdigest()[:12], 16) / 16**12
+    return int(common.by_hash(speaker)[:12], 16) / 16**12
 
 
 def utterance(

@@ -13,7 +13,6 @@ recording is fixed by the hash of its id alone: of `TENTHS`, the last fifth is `
 Split `grammar` are commands drawn from the grammar, to be written or spoken by a synthesiser.
 """
 
-import hashlib
 import itertools
 import random
 import re
@@ -38,7 +37,7 @@ there."""
 
 def fold(id: str) -> str:
     """The split of a recording, by the SHA-256 of its id."""
-    return TENTHS[int(hashlib.sha256(id.encode()).hexdigest(), 16) % len(TENTHS)]
+    return TENTHS[int(common.by_hash(id), 16) % len(TENTHS)]
 
 
 class Grammar:
@@ -127,8 +126,7 @@ def read(root: Path, split: str, *, orders: int = 1000, seed: int = 0, transcrip
       transcripts: a file of what was said, {"id", "text"} a line, as `speechdst.transcribe`
         writes it; empty: turns have no text. Recordings that are not in it are left out.
     """
-    if split not in SPLITS:
-        raise BadInput(f"unknown split {split!r}", file=root, mend=f"one of {SPLITS}")
+    common.known_split("speech_to_intent", split, SPLITS)
     grammar = Grammar(root)
     if split == "grammar":
         for index in range(orders):
