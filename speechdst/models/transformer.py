@@ -201,11 +201,17 @@ class Block(nnx.Module):
         return q, k, v
 
     def mlp(self, h):
-        activation = ACTIVATIONS[self.config.activation]
-        up = constrain(self.up(h), "columns")
-        if self.gate is None:
-            return self.down(activation(up))
-        return self.down(activation(self.gate(h)) * up)
+        gate = () if self.gate is None else (self.gate(h),)
+        return self.down(_activated(self.config.activation)(
+            constrain(self.up(h), "columns"), *gate))
+
+
+def _activated(name: str) -> Callable:
+    """(up, gate) -> activation(gate) * up, or of `up` alone its activation. What it is made of is
+    kept for the gradient, not what an activation computes on its way."""
+    activation = ACTIVATIONS[name]
+    return jax.checkpoint(lambda up, gate=None: activation(up) if gate is None else
+                          activation(gate) * up, prevent_cse=False)
 
 
 def _maybe(norm, x):
