@@ -45,8 +45,10 @@ ACTIVATIONS = {
     "heads": (ROWS, None, "tensor", None),  # [rows, positions, heads, head width]
     "cache": (None, ROWS, None, "tensor", None),  # [layers, rows, positions, heads, head width]
     "own cache": (None, ROWS, None, None, "tensor", None),  # the same by branch of a row
-    "table": ("tensor", None),  # an embedding [vocabulary, width] while it is read
-    "tables": (None, "tensor", None),  # several of them, [streams, vocabulary, width]
+    # Embeddings while they are read: whole, since XLA's partitioner (of jaxlib 0.12) stops at a
+    # lookup in a table that is split while some axes of the mesh are manual, as in `apart`.
+    "table": (None, None),  # [vocabulary, width]
+    "tables": (None, None, None),  # several of them, [streams, vocabulary, width]
     "whole": (),  # what every host fetches
 }
 
