@@ -13,6 +13,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {chips.line('quick')}"
 
 import jax
+import pytest
 
 # Tests of one device place nothing on the others, so that they cost nothing.
 jax.config.update("jax_num_cpu_devices", 8)
@@ -25,3 +26,11 @@ def pytest_collection_modifyitems(config, items):
     slow = [item for item in items if item.get_closest_marker("slow")]
     config.hook.pytest_deselected(items=slow)
     items[:] = [item for item in items if item not in slow]
+
+
+@pytest.fixture(autouse=True)
+def few_programs(request):
+    """All slow tests in one process would hold more compiled programs than a process can map."""
+    yield
+    if request.node.get_closest_marker("slow"):
+        jax.clear_caches()
