@@ -185,7 +185,7 @@ def get_config(preset: str = "demo") -> ConfigDict:
         c.base = f"runs/{started}/joint"  # the folder of a stage of another run
     else:
         c.recipe, c.data_dir = "multistream", f"data/conversations_{preset}"
-        c.order = ("base", "preference")
+        c.order, c.base = ("base", "preference"), ""  # or the folder of a stage of another run
         c.log_every, c.save_every = 10, 200
         c.pretrained = {}
         del c.evaluation

@@ -190,6 +190,19 @@ def converse(model: Duplex, recordings: Sequence[Conversation], folder: Path,
     return made, scale
 
 
+def hold(model: Duplex, recordings: Sequence[Conversation], results: Path, name: str, stage: str,
+         step: int, options: Options = Options(), asr: Transcriber | None = None
+         ) -> tuple[list[Observed], list[Observed]]:
+    """As `converse`, in the folder below `results` in which `report` finds a checkpoint's
+    conversations with the set `name`, DATA/SPLIT; writes their scores beside them."""
+    folder = results / f"{name.replace('/', '-')}-live-{stage}-{step:06d}"
+    made, scale = converse(model, recordings, folder, options, asr)
+    if distributed.first():
+        write_scores(folder, {MODEL: score(made), RECORDED: score(scale)}, stage=stage, step=step,
+                     set=name, conversations=len(recordings))
+    return made, scale
+
+
 def write_scores(folder: Path, arms: dict[str, dict[str, Rate]], **about) -> None:
     write_text(folder / SCORES, json.dumps({
         "arms": {arm: {n: dataclasses.asdict(r) for n, r in of.items()}
@@ -229,14 +242,10 @@ def evaluate(config: ConfigDict, workdir: Path, stage: str,
         began = time.monotonic()
         agent = duplex_of(params, model, tokenizer, codec, config.text_overflow, rows=e.rows,
                           **e.decoding.to_dict())
-        folder = results / f"{name}-live-{stage}-{step:06d}"
-        observed, scale = converse(agent, taken, folder, options, asr)
-        if not arms:
-            arms[RECORDED] = score(scale)
+        observed, scale = hold(agent, taken, results, f"{e.data}/{e.split}", stage, step, options,
+                               asr)
+        arms.setdefault(RECORDED, score(scale))
         arms[f"step {step}"] = scores = score(observed)
-        if distributed.first():
-            write_scores(folder, {MODEL: scores, RECORDED: arms[RECORDED]}, stage=stage, step=step,
-                         set=f"{e.data}/{e.split}", conversations=len(taken))
         made.append(stopping.Point(step, scores | dict(beside.get(f"step {step}", {}))))
         print(f"{stage}, step {step}: {len(taken)} conversations of "
               f"{sum(o.seconds for o in observed):.0f} s in {time.monotonic() - began:.0f} s",

@@ -79,13 +79,19 @@ def document(id: str, split: str, agent: Channel, user: np.ndarray,
             "known": None}
 
 
-def simulated_log(settings: Simulated, split: str, index: int) -> Document:
-    """One simulated conversation with the faults of its agent, and under "known" what each reply
-    was to be: {"text", "before", "start", "end", "axes": it fails on, "fault"}."""
+def conversation_of(settings: Simulated, split: str, index: int) -> tuple:
+    """One simulated conversation with the faults of its agent, its replies, and what is wrong with
+    what they say, by turn."""
     (dialogue,) = simulated.read(split=split, seed=settings.seed, dialogues=1, first=index,
                                  **settings.said)
     said, wrong = faults.spoiled(dialogue, settings.content, faults.schema(), settings.seed)
-    conversation, replies = simulated_conversations.staged(said, settings.timing, settings.seed)
+    return (*simulated_conversations.staged(said, settings.timing, settings.seed), wrong)
+
+
+def simulated_log(settings: Simulated, split: str, index: int) -> Document:
+    """What is kept of a simulated conversation, and under "known" what each reply was to be:
+    {"text", "before", "start", "end", "axes": it fails on, "fault"}."""
+    conversation, replies, wrong = conversation_of(settings, split, index)
     known = []
     for reply in replies:
         axes = [_FAULTS[reply.fault]] if reply.fault in _FAULTS else []
