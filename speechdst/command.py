@@ -1,6 +1,7 @@
 """What the commands share: start-up, quiet logs, a line for bad input instead of a trace, a bar."""
 
 import ctypes
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -18,6 +19,8 @@ def _parse(argv: list[str]) -> list[str]:
         rest = flags.FLAGS(argv)
         if "config" in flags.FLAGS and flags.FLAGS.config is not None:
             flags.FLAGS.config.items()  # a config that failed to load says so when it is used
+    except BrokenPipeError:
+        raise
     except (AttributeError, KeyError, TypeError, ValueError, ImportError, OSError) as error:
         _leave(f"in the config or its overrides: {' '.join(str(error.args[0]).split())}")
     except flags.IllegalFlagValueError as error:
@@ -77,4 +80,8 @@ def run(main) -> None:
             print("interrupted: the same command goes on where this one stopped", file=sys.stderr)
             sys.exit(130)
 
-    app.run(guarded, flags_parser=_parse)
+    try:
+        app.run(guarded, flags_parser=_parse)
+    except BrokenPipeError:  # who read what is printed has gone, as `--help | head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the end
+        sys.exit(1)

@@ -236,3 +236,9 @@ def test_turns_stay_in_their_folder_and_are_turns(folder, tmp_path):
 def test_every_command_explains_itself(name, tmp_path):
     result = command(name, "--help", folder=tmp_path, config=False, check=False)
     assert f"python -m speechdst.{name}" in result.stdout
+
+
+def test_a_reader_who_leaves_early_is_no_error():
+    done = subprocess.run(f"{sys.executable} -m speechdst.train --helpfull | head -n 1",
+                          shell=True, text=True, capture_output=True)
+    assert done.stdout.startswith("Train") and not done.stderr
