@@ -28,6 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import shapes, step_time
+from speechdst import memory
 from speechdst.command import run
 from speechdst.data.auxiliary_trees import TASKS
 from speechdst.data.tree import Branch, DialogueTree, Soft, Tokens, Utterance, length
@@ -146,6 +147,7 @@ def measure(width: int, layers: int, sizes: Sizes, listening: int, *, repeats: i
 
 def main(argv):
     del argv
+    memory.start_devices()
     console, sizes = Console(), QUICK if _QUICK.value else Sizes()
     size = (32, 1) if _QUICK.value else (_WIDTH.value, _LAYERS.value)
     options = step_time.quick_options() if _QUICK.value else None

@@ -22,6 +22,7 @@ import numpy as np
 from absl import flags
 
 from benchmarks import shapes, step_time
+from speechdst import memory
 from speechdst.command import run
 from speechdst.config import model_config
 from speechdst.data import speech
@@ -132,6 +133,7 @@ QUICK = 32, 3, shapes.Sizes(turns=2, frames=60, state=8, text=4, vocabulary=64)
 
 def main(argv):
     del argv
+    memory.start_devices()
     sizes = shapes.Sizes(turns=_TURNS.value)
     chosen = QUICK if _QUICK.value else (_WIDTH.value, _LAYERS.value, sizes)
     result = measure(*chosen, repeats=_REPEATS.value)

@@ -40,6 +40,7 @@ from rich.table import Table
 
 from benchmarks import sweep
 from configs import cross_corpus
+from speechdst import memory
 from speechdst.command import run
 from speechdst.metrics import transfer
 
@@ -174,6 +175,7 @@ def main(argv):
     began, out, console = time.monotonic(), Path(_OUT.value), Console()
     if _QUICK.value:
         sweep.compile_quickly()
+    memory.start_devices()
     preset = ("tiny_" if _QUICK.value else "") + _CORPORA.value + (
         f"@{_RAW.value}" if _RAW.value else "")
     c = cross_corpus.get_config(preset)

@@ -24,6 +24,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from benchmarks import frame_time, shapes, step_time
+from speechdst import memory
 from speechdst.command import run
 from speechdst.data.batch import Batch, stack
 from speechdst.data.frames import FrameBranch, FrameTree, Streams, length, pack
@@ -115,6 +116,7 @@ QUICK = dict(width=64, layers=1, context=48, reply=8, pairs=2, repeats=1, block=
 
 def main(argv):
     del argv
+    memory.start_devices()
     chosen = QUICK if _QUICK.value else dict(
         width=_WIDTH.value, layers=_LAYERS.value, repeats=_REPEATS.value, pairs=_PAIRS.value)
     result = measure(**chosen)

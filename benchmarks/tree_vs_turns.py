@@ -33,6 +33,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import equal_time, shapes, step_time
+from speechdst import memory
 from speechdst.command import run
 from speechdst.flops import step_flops
 
@@ -215,6 +216,7 @@ def benchmark(
 
 def main(argv):
     del argv
+    memory.start_devices()
     console = Console()
     result = benchmark(
         width=_WIDTH.value,

@@ -1,6 +1,5 @@
 """What the commands share: start-up, quiet logs, a line for bad input instead of a trace, a bar."""
 
-import ctypes
 import os
 import sys
 import time
@@ -10,6 +9,7 @@ from absl import app, flags, logging
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from speechdst import memory
 from speechdst.data.dialogue import BadInput
 
 
@@ -36,19 +36,6 @@ def _leave(problem: str) -> None:
     sys.exit(2)
 
 
-def _keep_memory() -> None:
-    """Tells glibc to keep the blocks that a step frees for the next step.
-
-    Otherwise the arrays of every step are mapped and unmapped anew on a CPU, and their page faults
-    take up to a third of it. Elsewhere than on Linux nothing is done.
-    """
-    trim, top_pad, mmap = -1, -2, -3  # of mallopt, see malloc.h
-    if sys.platform == "linux":
-        mallopt = ctypes.CDLL(None).mallopt
-        for what, value in ((mmap, 32 << 20), (trim, (2 << 30) - 1), (top_pad, 256 << 20)):
-            mallopt(what, value)
-
-
 def progress(shards: Iterable[str], total: int, name: str) -> Iterator[str]:
     """A bar on a terminal, elsewhere a plain line now and then."""
     console = Console(stderr=True)
@@ -71,7 +58,7 @@ def run(main) -> None:
     def guarded(argv):
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.ERROR)  # Orbax tells of every rename
-        _keep_memory()
+        memory.keep()
         try:
             main(argv)
         except BadInput as error:

@@ -19,7 +19,7 @@ from absl import flags
 from ml_collections import config_flags
 from rich.console import Console
 
-from speechdst import distributed, sharding
+from speechdst import distributed, memory, sharding
 from speechdst.command import run
 from speechdst.config import keep, model_config, steps_of, tokenizer_of
 from speechdst.data import loader
@@ -135,6 +135,7 @@ def main(argv):
         Console().print(counts(c))
         return
     distributed.start()
+    memory.start_devices()
     clock, preemption = accounting.Clock(), Preemption()
     distributed.agree("config", c.to_json(), "give every host the same command and code")
     if distributed.first():
