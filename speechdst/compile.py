@@ -190,7 +190,7 @@ def study(c: ConfigDict, stage_name: str, topology: str, effort: float = 0.0) ->
         batches_from=origin, effort=effort, hbm_gib_by_kind=hbm, hbm_limit_gib=chip.hbm / _GIB,
         flops=sum(towers.values()), flops_by_tower=towers, not_proved=NOT_PROVED)
     try:
-        compiled = lowered.compile({"exec_time_optimization_effort": effort} if effort else None)
+        compiled = lowered.compile(_options(effort))
     except jax.errors.JaxRuntimeError as error:
         why, gib = reason(error)
         return result | dict.fromkeys(_MEASURED) | dict(
@@ -206,6 +206,15 @@ def study(c: ConfigDict, stage_name: str, topology: str, effort: float = 0.0) ->
     return result | dict(fits=True, reason="", hbm_gib=total,
                          compile_seconds=time.monotonic() - began) | _measured(
         program, result["flops"], chip, roofline.places(mesh.devices.flat))
+
+
+def _options(effort: float) -> dict | None:
+    """Of the compiler; later versions of JAX than 0.10 have levels instead."""
+    if not effort:
+        return None
+    if hasattr(jax.config, "jax_exec_time_optimization_effort"):
+        return {"exec_time_optimization_effort": effort}
+    return {"optimization_level": "O1" if effort < 0 else "O3"}
 
 
 _MEASURED = ("flops_compiled", "bytes", "collectives", "unknown_loops", "kernels",
