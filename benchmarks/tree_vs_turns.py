@@ -15,8 +15,7 @@ without padding.
 Part 2: joint goal accuracy on held-out dialogues after the same step time on trees and on shuffled
 single turns, both packed into rows of one size (simulated dialogues, given as text).
 
-Memory that is handed back after every step costs a fifth of it in page faults, in either arm; on
-Linux with glibc >= 2.35 `GLIBC_TUNABLES=glibc.malloc.hugetlb=1` before the command avoids them.
+Memory is kept from step to step, as `train` does (`speechdst/memory.py`), in both arms alike.
 
 The last line is one JSON object with all figures.
 """
