@@ -15,7 +15,7 @@ if sys.argv[1] == "kept":
 import jax, jax.numpy as jnp
 between = jax.jit(lambda x: jnp.cumsum(x[:, None] * x[None], 0).max())  # 100 MB on the way
 x = jnp.ones(5000)
-for _ in range(10):
+for _ in range(20):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     between(x).block_until_ready()
     print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
@@ -28,6 +28,6 @@ def test_what_a_step_frees_is_there_for_the_next():
     for how in ("kept", "given back"):
         done = subprocess.run([sys.executable, "-c", PROGRAM, how], text=True, check=True,
                               capture_output=True)
-        # Not the last one: where a small block lies in the way, room is made anew, seldom.
-        faults[how] = statistics.median(map(int, done.stdout.split()))
+        # Of the later ones: where a small block lies in the way, room is made anew, seldom.
+        faults[how] = statistics.median(map(int, done.stdout.split()[10:]))
     assert faults["kept"] < 1000 < 10_000 < faults["given back"], faults
