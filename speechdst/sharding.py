@@ -71,9 +71,13 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None) -> M
                        mend="with data=-1 it takes what the other axes leave")
     shape, types = (data, fsdp, tensor), (AxisType.Auto,) * 3
     slices = len({getattr(d, "slice_index", 0) for d in devices})
-    if slices == 1:
+    if slices > 1:
+        return Mesh(across_slices(shape, slices, devices), AXES, axis_types=types)
+    try:
         return jax.make_mesh(shape, AXES, axis_types=types, devices=devices)
-    return Mesh(across_slices(shape, slices, devices), AXES, axis_types=types)
+    except NotImplementedError:  # no whole axis of the slice is as long as one of these
+        placed = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+        return Mesh(placed, AXES, axis_types=types)
 
 
 def across_slices(shape: tuple[int, int, int], slices: int, devices) -> np.ndarray:

@@ -201,3 +201,14 @@ def test_a_study_of_a_small_step(monkeypatch, capsys):
 def test_the_first_recipe_says_what_it_said():
     assert shardings.collectives() == shardings.read("collectives"), (
         "if this is meant, run python tests/golden/shardings.py --collectives")
+
+
+@needs_libtpu
+@pytest.mark.parametrize("topology", ["v5e:8x8", "v5p:4x4x4", "v6e:8x8"])
+def test_a_mesh_may_split_the_axes_of_a_slice(topology):
+    devices, _ = ahead.devices_of(topology)
+    mesh = sharding.make_mesh(fsdp=4, tensor=2, devices=devices)
+    assert mesh.devices.shape == (8, 4, 2)
+    # Whoever speaks most stands side by side.
+    apart = lambda a, b: np.abs(np.subtract(a.coords, b.coords)).sum()
+    assert all(apart(*pair) == 1 for row in mesh.devices for pair in row)
