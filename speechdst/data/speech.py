@@ -222,12 +222,13 @@ def encode(samples: np.ndarray, voice: str = "") -> Audio:
 
 
 def write_stereo(path: Path, left: np.ndarray, right: np.ndarray) -> None:
-    """16-bit FLAC or WAV, as the name of `path` ends, of two float32 channels at 16 kHz, the
-    shorter one followed by silence."""
+    """16-bit FLAC if `path` ends so, else WAV, of two float32 channels at 16 kHz, the shorter one
+    followed by silence."""
     both = np.zeros((max(len(left), len(right)), 2), np.float32)
     both[: len(left), 0], both[: len(right), 1] = left, right
     with aside(path) as temporary:
-        soundfile.write(temporary, both, SAMPLE_RATE, format=path.suffix[1:], subtype="PCM_16")
+        soundfile.write(temporary, both, SAMPLE_RATE, subtype="PCM_16",
+                        format="FLAC" if path.suffix == ".flac" else "WAV")
 
 
 def decode(audio: Audio) -> np.ndarray:

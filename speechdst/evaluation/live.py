@@ -192,15 +192,16 @@ def converse(model: Duplex, recordings: Sequence[Conversation], folder: Path,
 
 def hold(model: Duplex, recordings: Sequence[Conversation], results: Path, name: str, stage: str,
          step: int, options: Options = Options(), asr: Transcriber | None = None
-         ) -> tuple[list[Observed], list[Observed]]:
-    """As `converse`, in the folder below `results` in which `report` finds a checkpoint's
-    conversations with the set `name`, DATA/SPLIT; writes their scores beside them."""
+         ) -> tuple[list[Observed], dict[str, dict[str, Rate]]]:
+    """Lets the model `converse`, in the folder below `results` in which `report` finds a
+    checkpoint's conversations with the set `name`, DATA/SPLIT, and writes the scores of the model
+    and of the recorded agent beside them; returns both."""
     folder = results / f"{name.replace('/', '-')}-live-{stage}-{step:06d}"
     made, scale = converse(model, recordings, folder, options, asr)
+    arms = {MODEL: score(made), RECORDED: score(scale)}
     if distributed.first():
-        write_scores(folder, {MODEL: score(made), RECORDED: score(scale)}, stage=stage, step=step,
-                     set=name, conversations=len(recordings))
-    return made, scale
+        write_scores(folder, arms, stage=stage, step=step, set=name, conversations=len(recordings))
+    return made, arms
 
 
 def write_scores(folder: Path, arms: dict[str, dict[str, Rate]], **about) -> None:
@@ -242,10 +243,10 @@ def evaluate(config: ConfigDict, workdir: Path, stage: str,
         began = time.monotonic()
         agent = duplex_of(params, model, tokenizer, codec, config.text_overflow, rows=e.rows,
                           **e.decoding.to_dict())
-        observed, scale = hold(agent, taken, results, f"{e.data}/{e.split}", stage, step, options,
+        observed, found = hold(agent, taken, results, f"{e.data}/{e.split}", stage, step, options,
                                asr)
-        arms.setdefault(RECORDED, score(scale))
-        arms[f"step {step}"] = scores = score(observed)
+        arms.setdefault(RECORDED, found[RECORDED])
+        arms[f"step {step}"] = scores = found[MODEL]
         made.append(stopping.Point(step, scores | dict(beside.get(f"step {step}", {}))))
         print(f"{stage}, step {step}: {len(taken)} conversations of "
               f"{sum(o.seconds for o in observed):.0f} s in {time.monotonic() - began:.0f} s",
