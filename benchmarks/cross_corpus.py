@@ -40,7 +40,6 @@ from rich.table import Table
 
 from benchmarks import sweep
 from configs import cross_corpus
-from speechdst import memory
 from speechdst.command import run
 from speechdst.metrics import transfer
 
@@ -173,9 +172,7 @@ def sizes(base: sweep.Base) -> dict:
 def main(argv):
     del argv
     began, out, console = time.monotonic(), Path(_OUT.value), Console()
-    if _QUICK.value:
-        sweep.compile_quickly()
-    memory.start_devices()
+    sweep.start(_QUICK.value)
     preset = ("tiny_" if _QUICK.value else "") + _CORPORA.value + (
         f"@{_RAW.value}" if _RAW.value else "")
     c = cross_corpus.get_config(preset)

@@ -22,6 +22,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from launch import chips
+from speechdst import memory
 from speechdst.config import model_config, tokenizer_of
 from speechdst.data.dialogue import BadInput
 from speechdst.data.prepared import Prepared
@@ -51,9 +52,11 @@ def compiled_in(out: Path) -> dict[str, str]:
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
 
 
-def compile_quickly() -> None:
-    """For programs that run shorter than they compile; before anything is computed."""
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {chips.line('quick')}"
+def start(quick: bool) -> None:
+    """Starts the devices; `quick`: for programs that run shorter than they compile."""
+    if quick:
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {chips.line('quick')}"
+    memory.start_devices()
 
 
 def command(name: str, options: Iterable[str], log: Path, out: Path) -> None:

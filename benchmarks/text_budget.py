@@ -30,7 +30,7 @@ from rich.table import Table
 from benchmarks import cross_corpus as arms
 from benchmarks import sweep
 from configs import cross_corpus
-from speechdst import memory, report_charts
+from speechdst import report_charts
 from speechdst.command import run
 from speechdst.data.dialogue import BadInput
 from speechdst.files import write_text
@@ -162,9 +162,7 @@ def measure(make_base, settings: Sequence[str], shares: Sequence[float],
 def main(argv):
     del argv
     began, out, console = time.monotonic(), Path(_OUT.value), Console()
-    if _QUICK.value:
-        sweep.compile_quickly()
-    memory.start_devices()
+    sweep.start(_QUICK.value)
     seeds = _SEEDS.value or (1 if _QUICK.value else 3)
     say = lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True)
 

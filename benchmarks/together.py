@@ -24,7 +24,7 @@ from rich.table import Table
 from benchmarks import cross_corpus as arms
 from benchmarks import sweep
 from configs import cross_corpus
-from speechdst import encode, memory, prepare
+from speechdst import encode, prepare
 from speechdst.command import run
 from speechdst.config import model_config, tokenizer_of
 from speechdst.training import state
@@ -72,9 +72,7 @@ def measure(base: sweep.Base, seeds: int, steps: int, turns: int) -> dict:
 
 def main(argv):
     del argv
-    if _QUICK.value:
-        sweep.compile_quickly()
-    memory.start_devices()
+    sweep.start(_QUICK.value)
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         base = drawn(("tiny_" if _QUICK.value else "") + "simulated", folder, _DIALOGUES.value)
         found = measure(base, _SEEDS.value, _STEPS.value, _TURNS.value)
