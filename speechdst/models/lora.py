@@ -35,7 +35,23 @@ class Linear(nnx.Module):
 
 def _product(x, matrix: nnx.Param):
     matrix = matrix[...].astype(x.dtype)
-    return x @ matrix if matrix.ndim == 2 else jnp.einsum("...si,sio->...so", x, matrix)
+    return _rows(x, matrix) if matrix.ndim == 2 else jnp.einsum("...si,sio->...so", x, matrix)
+
+
+@jax.custom_vjp
+def _rows(x, matrix):
+    """x [..., inputs] @ matrix [inputs, outputs]. JAX writes the matrix's gradient as (grad^T x)^T,
+    for which XLA's CPU backend lays out every gradient of an activation a second time."""
+    return x @ matrix
+
+
+def _rows_backward(saved, grad):
+    x, matrix = saved
+    flat = lambda y: y.reshape(-1, y.shape[-1])
+    return grad @ matrix.T, jax.lax.dot_general(flat(x), flat(grad), (((0,), (0,)), ((), ())))
+
+
+_rows.defvjp(lambda x, matrix: (x @ matrix, (x, matrix)), _rows_backward)
 
 
 def merge(params: dict, rank: int, alpha: float) -> dict:
