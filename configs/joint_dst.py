@@ -302,13 +302,14 @@ def spoken_history_paper(c):
 
 
 # Behind a preset "@" and a topology: rows of a step for every chip, and over how many chips the
-# weights are split. While only LoRA and small towers train, little has to be added up between
-# chips, and splitting frozen weights means gathering them anew in every layer: they are split only
-# as far as they would not fit otherwise. `speechdst.compile` made the figures of BUILD.md from it.
+# weights of a stage are split, if over any. While only LoRA and small towers train, little has to
+# be added up between chips, and splitting frozen weights means gathering them anew in every layer:
+# they are split only as far as they would not fit otherwise. `speechdst.compile` made the figures
+# of BUILD.md from it.
 TOPOLOGIES = {
-    "gemma3_1b": {"v5e:4x4": (2, 1), "v5e:8x8": (2, 1), "v5e:16x16": (2, 1)},
-    "gemma3_4b": {"v5e:8x8": (2, 1)},
-    "gemma3_12b": {"v5p:4x4x4": (4, 1), "v6e:8x8": (2, 1)},
+    "gemma3_1b": {"v5e:4x4": (2, {}), "v5e:8x8": (2, {}), "v5e:16x16": (2, {})},
+    "gemma3_4b": {"v5e:8x8": (2, {"asr": 4})},
+    "gemma3_12b": {"v5p:4x4x4": (4, {}), "v6e:8x8": (2, {"asr": 8})},
 }
 
 
@@ -318,8 +319,10 @@ def placed(c, preset, topology):
     if topology not in there:
         raise ValueError(f"preset {preset} has no settings for {topology!r}, "
                          f"there are {', '.join(there) or 'none'}")
-    rows, c.mesh.fsdp = there[topology]
-    for stage in c.stages.values():
+    rows, split = there[topology]
+    for name, stage in c.stages.items():
+        if name in split:
+            stage.mesh = dict(c.mesh, fsdp=split[name])
         for batch in stage.batches.values():
             batch.rows = rows * prod(map(int, topology.split(":")[1].split("x")))
 

@@ -78,6 +78,12 @@ def context_of(values: ConfigDict | dict) -> Context:
     return build(kind, dict(values), "context")
 
 
+def mesh_of(config: ConfigDict, stage: ConfigDict) -> dict:
+    """How a stage shares the devices (`sharding.make_mesh`): as its own `mesh` says, else as the
+    whole run does."""
+    return dict(stage.get("mesh", config.mesh))
+
+
 def steps_of(stage: Path) -> int:
     """Steps of a stage's latest finished checkpoint; 0: none."""
     steps = [int(p.name) for p in (stage / "steps").glob("*") if p.name.isdigit()]

@@ -21,7 +21,7 @@ from rich.console import Console
 
 from speechdst import distributed, memory, sharding
 from speechdst.command import run
-from speechdst.config import keep, model_config, steps_of, tokenizer_of
+from speechdst.config import keep, mesh_of, model_config, steps_of, tokenizer_of
 from speechdst.data import loader
 from speechdst.data.contexts import FRAMES_PER_SECOND
 from speechdst.flops import step_flops
@@ -54,7 +54,7 @@ def train_stage(name: str, workdir: Path, config, tokenizer, params, preemption,
     loaders = recipe.loaders(c, stage, tokenizer, model, params)
     distributed.agree("data", {key: value.fingerprint for key, value in loaders.items()},
                       "give every host the same prepared data")
-    mesh = sharding.make_mesh(**c.mesh)
+    mesh = sharding.mesh_of(params)
     rows = {key: value.rows for key, value in loaders.items()}
     shares = {key: sharding.share(mesh, n) for key, n in rows.items()}
     for key, n in rows.items():
@@ -147,18 +147,19 @@ def main(argv):
     count = sum(math.prod(x.shape) for x in shapes.values())
     print(f"{c.name}: {count / 1e6:.2f} M parameters, vocabulary {tokenizer.size}; "
           f"{jax.device_count()} {jax.default_backend()} device(s), {jax.process_count()} host(s)")
-    mesh = sharding.make_mesh(**c.mesh)
-    parameters = sharding.parameters(shapes, mesh)
     params = None
     for i, name in enumerate(c.order):
-        if steps_of(workdir / name) >= c.stages[name].steps:
+        stage = c.stages[name]
+        if steps_of(workdir / name) >= stage.steps:
             continue  # finished before
-        dtypes = state.stored(shapes, c.stages[name].trainable, model.dtype)
-        template = {path: jax.ShapeDtypeStruct(x.shape, dtypes[path], sharding=s)
-                    for (path, x), s in zip(shapes.items(), parameters.values(), strict=True)}
-        if params is not None:
+        dtypes = state.stored(shapes, stage.trainable, model.dtype)
+        mesh = sharding.make_mesh(**mesh_of(c, stage))
+        template = {path: jax.ShapeDtypeStruct(shapes[path].shape, dtypes[path], sharding=s)
+                    for path, s in sharding.parameters(shapes, mesh).items()}
+        if params is not None and sharding.mesh_of(params) == mesh:
             params = {path: x.astype(dtypes[path]) for path, x in params.items()}
         elif i:
+            params = None  # on another mesh: what the last stage stored is read onto this one
             params = load_params(workdir / c.order[i - 1], template)
         else:
             params = initial(c, model, tokenizer, template)

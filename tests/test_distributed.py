@@ -47,14 +47,16 @@ def free_port() -> int:
         return s.getsockname()[1]
 
 
-def launch(folder, workdir, processes: int, devices: int = 4, joined: bool = True
+def launch(folder, workdir, processes: int, devices: int = 4, joined: bool = True, config=None
            ) -> list[subprocess.Popen]:
-    """`train` as `processes` processes with so many devices together. On CPUs joined processes, be
-    it one, add up over their devices in another order than one that is on its own."""
+    """`train` as `processes` processes with so many devices together; STAGE of the tiny preset, or
+    what a `config` of one's own says. On CPUs joined processes, be it one, add up over their
+    devices in another order than one that is on its own."""
     environment = test_commands.environment(folder)
     environment["XLA_FLAGS"] += f" --xla_force_host_platform_device_count={devices // processes}"
-    mesh = f"--config.mesh.tensor={devices // 2}"
-    line = test_commands.line("train", (*STAGE, mesh, f"--workdir={workdir}"), folder)
+    given = (f"--config={config}", f"--config.data_dir={folder}/data") if config else (
+        *STAGE, f"--config.mesh.tensor={devices // 2}")
+    line = test_commands.line("train", (*given, f"--workdir={workdir}"), folder, config=not config)
     port = free_port()
     many = lambda i: (f"--coordinator_address=localhost:{port}", f"--num_processes={processes}",
                       f"--process_id={i}") if joined else ()
@@ -133,6 +135,30 @@ def test_two_processes_then_one_then_two_are_one_run(folder, tmp_path, alone):
         # Key biases have no gradient in exact arithmetic: Adam makes steps of the rounding.
         if not path.endswith("/k/bias"):
             np.testing.assert_allclose(b[path], value, rtol=1e-6, atol=1e-6, err_msg=path)
+
+
+@pytest.mark.slow
+def test_stages_may_lie_on_meshes_of_their_own(folder, tmp_path):
+    """Two processes; the second stage reads the first one's parameters onto another mesh."""
+    config = tmp_path / "config.py"
+    config.write_text(
+        "from configs import joint_dst\n\n"
+        "def get_config(fsdp):\n"
+        "    c = joint_dst.get_config('tiny')\n"
+        "    c.order = ('asr', 'joint')\n"
+        "    c.stages.asr.mesh = dict(data=-1, fsdp=int(fsdp), tensor=1)\n"
+        "    for stage in c.stages.values():\n"
+        "        for batch in stage.batches.values():\n"
+        "            batch.rows = 4\n"
+        "    return c\n")
+    rows = {}
+    for fsdp in (1, 4):
+        printed = ended(launch(folder, tmp_path / str(fsdp), 2, config=f"{config}:{fsdp}"))[0]
+        assert "stage asr" in printed and "stage joint" in printed
+        written = (tmp_path / str(fsdp) / "metrics.jsonl").read_text().splitlines()
+        rows[fsdp] = [json.loads(line) for line in written]
+    assert [r["stage"] for r in rows[4]] == ["asr"] * 3 + ["joint"] * 3
+    np.testing.assert_allclose(*([r["loss"] for r in rows[n]] for n in (4, 1)), rtol=1e-5)
 
 
 def test_a_coordinator_that_is_not_there_is_explained(tmp_path):
