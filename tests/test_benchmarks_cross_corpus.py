@@ -36,7 +36,32 @@ def golden():
 
 
 def test_held_out_dialogues_stay_what_they_are(golden):
-    assert golden["splits"]() == json.loads((GOLDEN / "cross_corpus_splits.json").read_text())
+    found, kept = golden["splits"](), json.loads((GOLDEN / "cross_corpus_splits.json").read_text())
+    assert found == {name: kept[name] for name in found}
+    assert set(kept) - set(found) == {f"{preset}/{name}/{split}"
+                                      for preset, names in golden["MULTIWOZ"].items()
+                                      for name in names for split in ("dev", "test")}
+
+
+def test_held_out_ids_of_multiwoz_are_those_of_its_folds():
+    """By the hash of the id, whatever else is asked of a dialogue: without the corpus, those of the
+    pairs of domains are among those of the whole, and no fold knows another's."""
+    kept = json.loads((GOLDEN / "cross_corpus_splits.json").read_text())
+    whole = {split: {*kept[f"sgd/b/{split}"].split()} for split in ("dev", "test")}
+    assert len(whole["dev"]) == len(whole["test"]) == 100 and not whole["dev"] & whole["test"]
+    digests = {split: sorted(common.by_hash(i) for i in ids) for split, ids in whole.items()}
+    assert digests["dev"][-1] < digests["test"][0]
+    for name, ids in kept.items():
+        if name.split("/")[0] in ("restaurant-hotel", "train-taxi"):
+            assert ids and {*ids.split()} <= whole[name.split("/")[2]]
+
+
+@pytest.mark.skipif("SPEECHDST_DATA" not in os.environ, reason="SPEECHDST_DATA names no folder")
+def test_held_out_ids_of_multiwoz_stay_what_they_are(golden, tmp_path):
+    (tmp_path / "multiwoz").symlink_to(Path(os.environ["SPEECHDST_DATA"]) / "multiwoz21/raw")
+    kept = json.loads((GOLDEN / "cross_corpus_splits.json").read_text())
+    found = golden["multiwoz"](str(tmp_path))
+    assert found == {name: kept[name] for name in found}
 
 
 def test_nothing_held_out_is_trained_on(golden, modules):

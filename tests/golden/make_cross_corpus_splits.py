@@ -1,8 +1,10 @@
 """Writes cross_corpus_splits.json: what the held-out dialogues of the cross-corpus presets are.
 
-    python tests/golden/make_cross_corpus_splits.py
+    python tests/golden/make_cross_corpus_splits.py FOLDER
 
-Only to be run when a preset is meant to change: figures of before are then of other dialogues.
+FOLDER holds `multiwoz`, the corpus as released, of which the ids are written; of the simulated
+corpora what is said. Only to be run when a preset is meant to change: figures of before are then
+of other dialogues.
 """
 
 import hashlib
@@ -14,9 +16,11 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
 from configs import cross_corpus  # noqa: E402
+from speechdst.data.dialogue import Dialogue  # noqa: E402
 from speechdst.data.options import Options  # noqa: E402
 
 PRESETS = ("simulated", "german")
+MULTIWOZ = {"sgd": ("b",), "restaurant-hotel": ("a", "b"), "train-taxi": ("a", "b")}
 
 
 def dialogues(preset: str, name: str, split: str) -> list:
@@ -36,6 +40,15 @@ def splits() -> dict:
             for split in (cross_corpus.CHOOSING, cross_corpus.HELD_OUT)}
 
 
+def multiwoz(raw: str) -> dict:
+    """Ids of MultiWOZ's held-out dialogues, by preset, corpus and split, with spaces between."""
+    return {f"{preset}/{name}/{split}": " ".join(sorted(
+        d.id for d in dialogues(f"{preset}@{raw}", name, split) if isinstance(d, Dialogue)))
+        for preset, names in MULTIWOZ.items() for name in names
+        for split in (cross_corpus.CHOOSING, cross_corpus.HELD_OUT)}
+
+
 if __name__ == "__main__":
     path = Path(__file__).with_name("cross_corpus_splits.json")
-    path.write_text(json.dumps(splits(), indent=1) + "\n")
+    made = splits() | multiwoz(sys.argv[1])
+    path.write_text(json.dumps(made, indent=1) + "\n")
