@@ -224,7 +224,8 @@ def cells(base: Base, arm: Arm, seeds: int, data: Sequence[str], split: str, out
 
 def plain(result: dict) -> str:
     """One line of JSON, in which what is no number (nan, inf) is null."""
-    return json.dumps(json.loads(json.dumps(result), parse_constant=lambda name: None))
+    text = json.dumps(result, default=dataclasses.asdict)
+    return json.dumps(json.loads(text, parse_constant=lambda name: None))
 
 
 def right(found: Sequence[dict], data: str) -> np.ndarray:

@@ -92,7 +92,7 @@ def answer(text: dict[float, np.ndarray], recorded: dict[float, np.ndarray], tur
         curve, needed = transfer.fitted(rights, turns, accuracy)
         found[name] = {
             "points": {n: transfer.joint_goal(r, turns) for n, r in sorted(rights.items())},
-            "curve": curve and vars(curve), "needed": needed,
+            "curve": curve, "needed": needed,
             "smallest": transfer.smallest(rights, turns), "falls": transfer.falls(rights, turns)}
     return found
 

@@ -15,6 +15,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from speechdst.evaluation.stopping import Curve
+from speechdst.metrics import transfer
 from speechdst.metrics.scores import Rate
 
 # Stand-ins that no chart uses otherwise; `_svg` swaps them for the page's variables.
@@ -217,10 +218,11 @@ def over_optimisation(curve: Curve, labels: Mapping[str, str]) -> list[tuple[str
     return charts
 
 
-def amounts(series: dict[str, tuple[dict[float, tuple], dict | None]], what: str) -> Markup:
+def amounts(series: dict[str, tuple[dict[float, tuple], transfer.Curve | None]], what: str
+            ) -> Markup:
     """Accuracy in percent by amount of data. `series`: name -> its points {amount: (value, low,
-    high)} with intervals (None: none), and the curve through them as {"low", "high", "half"} (see
-    `metrics.transfer.Curve`; None: none). Amounts are drawn as powers, beginning with 0."""
+    high)} with intervals (None: none), and the curve through them (None: none). Amounts are drawn
+    as powers, beginning with 0."""
     with matplotlib.rc_context(_STYLE):
         figure, axes = _axes(5.2, 3.0)
         most = max((a for points, _ in series.values() for a in points), default=1) or 1
@@ -234,9 +236,7 @@ def amounts(series: dict[str, tuple[dict[float, tuple], dict | None]], what: str
             axes.plot(*zip(*known, strict=True), "o", color=colour, markersize=4, label=name)
             if curve:
                 line = np.concatenate([[0.0], np.geomspace(least / 4, most, 100)])
-                shown = curve["low"] + (curve["high"] - curve["low"]) * line / (
-                    line + curve["half"])
-                axes.plot(line, shown, "-", color=colour)
+                axes.plot(line, curve(line), "-", color=colour)
             else:
                 axes.plot(*zip(*known, strict=True), ":", color=colour)
         axes.set_xscale("symlog", linthresh=least)

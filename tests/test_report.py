@@ -13,7 +13,7 @@ import soundfile
 
 from speechdst import report, report_charts
 from speechdst.data.dialogue import Audio, BadInput, Dialogue, Turn
-from speechdst.metrics import jga
+from speechdst.metrics import jga, transfer
 from speechdst.metrics.scores import Rate
 
 HOSTILE = (
@@ -276,7 +276,7 @@ def test_where_the_time_went(tmp_path):
 
 def test_amounts_have_points_intervals_and_a_curve():
     points = {0: (10.0, 8.0, 12.0), 15: (30.0, None, None), 300: (60.0, 55.0, 65.0)}
-    svg = report_charts.amounts({"text <b>": (points, {"low": 10.0, "high": 70.0, "half": 40.0}),
+    svg = report_charts.amounts({"text <b>": (points, transfer.Curve(10.0, 70.0, 40.0)),
                                  "recorded": (points, None)}, "dialogues")
     assert "text &lt;b&gt;" in svg and "var(--series-2)" in svg and "dialogues" in svg
     page = report_charts.page("How <much>", {"a & b": svg}, ["x < y"])
