@@ -308,8 +308,8 @@ def spoken_history_paper(c):
 # of BUILD.md from it.
 TOPOLOGIES = {
     "gemma3_1b": {"v5e:4x4": (2, {}), "v5e:8x8": (2, {}), "v5e:16x16": (2, {})},
-    "gemma3_4b": {"v5e:8x8": (2, {"asr": 4})},
-    "gemma3_12b": {"v5p:4x4x4": (4, {}), "v6e:8x8": (2, {"asr": 8})},
+    "gemma3_4b": {"v5e:8x8": (2, {"asr": 2})},
+    "gemma3_12b": {"v5p:4x4x4": (4, {}), "v6e:8x8": (2, {"asr": 2})},
 }
 
 

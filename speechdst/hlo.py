@@ -176,9 +176,30 @@ def _trips(loop: _Instruction, computations: dict) -> int | None:
     if known := re.search(r'known_trip_count"?\s*:\s*\{\s*"?n"?\s*:\s*"?(\d+)', loop.rest):
         return int(known[1])
     condition = computations.get(_attribute(loop, "condition"), [])
-    constants = [int(i.inside) for i in condition
-                 if i.opcode == "constant" and i.type.startswith("s32[]")]
-    return constants[0] if len(constants) == 1 else None
+    ends = [end for i in condition if (end := _integer(i)) is not None]
+    return -(-ends[0] // _stride(loop, condition, computations)) if len(ends) == 1 else None
+
+
+def _stride(loop: _Instruction, condition: list[_Instruction], computations: dict) -> int:
+    """What a round adds to the number that a loop's condition compares: 1, but where XLA does the
+    work of several in one (products whose operand goes around between devices)."""
+    body = {i.name: i for i in computations[_attribute(loop, "body")]}
+    names = {i.name: i for i in condition}
+    compared = [names[o] for i in condition if i.opcode == "compare" for o in i.operands]
+    places = [re.search(r"\bindex=(\d+)", i.rest) for i in compared
+              if i.opcode == "get-tuple-element"]
+    result = next((i for i in body.values() if i.root and i.opcode == "tuple"), None)
+    if not result or not places:
+        return 1
+    update = body[result.operands[int(places[0][1])]]
+    added = [_integer(body[o]) for o in update.operands] if update.opcode == "add" else []
+    return next((n for n in added if n), 1)
+
+
+def _integer(i: _Instruction) -> int | None:
+    """A scalar constant, if it is one."""
+    scalar = i.opcode == "constant" and re.match(r"[su]\d+\[\]", i.type)
+    return int(i.inside) if scalar else None
 
 
 def _group(i: _Instruction) -> tuple[int, ...]:

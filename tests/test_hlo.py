@@ -94,6 +94,15 @@ def test_a_loop_whose_length_depends_on_data_is_counted_once_and_told():
     assert hlo.analyze(known).flops == 3 * 2 * 4 * 64 * 64
 
 
+def test_a_loop_may_do_the_work_of_two_rounds_in_one():
+    """As those do in which an operand goes around: counted in u32, two at once, seven in all."""
+    twice = LOOP.replace("s32[] constant(6)", "u32[] constant(7)").replace("s32[]", "u32[]").replace(
+        "  ROOT %next", "  %two = u32[] constant(2)\n  %on = u32[] add(%i, %two)\n  ROOT %next"
+    ).replace("tuple(%i, %w, %y)", "tuple(%on, %w, %y)")
+    program = hlo.analyze(twice)
+    assert (program.unknown_loops, program.flops) == (0, 4 * 2 * 4 * 64 * 64)
+
+
 @pytest.mark.parametrize(("groups", "expected"), [
     ("{{0,2},{1,3}}", (0, 2)), ("[2,4]<=[8]", (0, 1, 2, 3)), ("[4,2]<=[2,4]T(1,0)", (0, 4)),
     ("mesh['a'=2,'b'=4] {'b'}", (0, 1, 2, 3)), ("mesh['a'=2,'b'=4] {'a'}", (0, 4)),

@@ -6,6 +6,7 @@ the reference, what lies behind a clip's last sample changes nothing: see `leak_
 """
 
 import dataclasses
+import functools
 from typing import ClassVar
 
 import jax
@@ -215,20 +216,24 @@ class WavLM(nnx.Module):
         self.blocks = stacked(lambda r: Block(c, r), c.layers, rngs)
         self.norm = LayerNorm(c.width, c.epsilon)
 
+    def _convolved(self, i: int, x, lengths):
+        """The i-th convolution with what follows it; `lengths` in samples."""
+        c, x = self.config, self.convs[i](x)
+        if c.conv_norm == "layer":
+            x = self.conv_norms[i](x)
+        elif i == 0:
+            own = (lengths - c.taps[0]) // c.strides[0] + 1
+            x = self.conv_norms[0](x, jnp.full_like(own, x.shape[1]) if c.leak_padding else own)
+        return gelu(x)
+
     def frames(self, samples, lengths):
         """The convolutions: [N, S], lengths in samples -> [N, T, channels], lengths in frames."""
         c = self.config
         # A table narrower than one window still makes one frame, which belongs to no clip.
         x = jnp.pad(samples, ((0, 0), (0, max(0, c.least - samples.shape[1]))))[..., None]
-        for i, conv in enumerate(self.convs):
-            x = conv(x)
-            if c.conv_norm == "layer":
-                x = self.conv_norms[i](x)
-            elif i == 0:
-                own = (lengths - c.taps[0]) // c.strides[0] + 1
-                x = self.conv_norms[0](x, jnp.full_like(own, x.shape[1]) if c.leak_padding
-                                       else own)
-            x = gelu(x)
+        for i in range(len(self.convs)):
+            layer = functools.partial(self._convolved, i)
+            x = jax.checkpoint(layer)(x, lengths) if c.remat else layer(x, lengths)
         return x, jnp.maximum(_frames(lengths, c.taps, c.strides), 0)
 
     def bias(self, length: int):
