@@ -125,7 +125,7 @@ def spoken_qa(c):
     data = ("ask_qa", "spoken_squad")
     c.stages = stages(speech=data, text=data, steps=(1500, 1800, 600), rows=1, positions=3072,
                       lr=2e-3, listening=listening)
-    c.evaluation.update(data="ask_qa", split="test", max_new=64)
+    c.evaluation.update(data="ask_qa", split="test", max_new=64, rows=2)
     c.evaluation.context.listening = listening
 
 

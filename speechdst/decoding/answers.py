@@ -17,6 +17,9 @@ from speechdst.decoding.decode import decode
 from speechdst.models.dialogue_lm import DialogueLMConfig
 from speechdst.training import state
 
+# A second table of utterances must save so much: every shape of a prompt is compiled for itself.
+WORTH = 4
+
 
 def answers(prompts: Sequence[DialogueTree], params: state.Params, config: DialogueLMConfig,
             tokenizer: Tokenizer, *, beam: int = 1, max_new: int = 256,
@@ -77,14 +80,30 @@ class Answerer:
 def prompt_shape(trees: Sequence[DialogueTree], config: DialogueLMConfig) -> RowShape:
     """A row shape for these prompts out of a small closed set: sizes are powers of two."""
     tables: tuple[Table, ...] = ()
-    if sizes := [u.size for t in trees for u in t.utterances]:
+    if sizes := [[u.size for u in t.utterances] for t in trees if t.utterances]:
         kind = next(u.kind for t in trees for u in t.utterances)
-        size = _up(max(sizes), 32 if kind == "words" else int(128 * FRAME[kind]))
-        if config.encoder.most and kind == "waveform":
-            size = min(size, config.encoder.most)
-        count = _up(max(len(t.utterances) for t in trees), 1)
-        tables = (Table(kind, count, size, config.soft_length(kind, size)),)
+        least = 32 if kind == "words" else int(128 * FRAME[kind])
+        most = config.encoder.most if kind == "waveform" else None
+        tables = tuple(Table(kind, count, size, config.soft_length(kind, size))
+                       for size, count in _tables(sizes, least, most))
     return RowShape(_up(max(map(length, trees)), 128), tables, channels=config.encoder.channels)
+
+
+def _tables(sizes: Sequence[Sequence[int]], least: int, most: int | None) -> list[tuple[int, int]]:
+    """(size, places) of the tables for utterances of these `sizes` by tree: one table, or, where
+    long utterances among many short ones would make it far too large, a second one for the short.
+    Encoders attend within utterances, so that a place costs the square of its size."""
+    longest = _up(max(map(max, sizes)), least)
+    places = lambda above, size: _up(max(sum(above < n <= size for n in own) for own in sizes), 1)
+    made = [[(longest, places(0, longest))]]
+    size = least
+    while size < longest:
+        made.append([(size, places(0, size)), (longest, places(size, longest))])
+        size *= 2
+    cost = lambda tables: sum(count * size**2 for size, count in tables)
+    best = min(made, key=cost)
+    chosen = best if cost(best) < cost(made[0]) / WORTH else made[0]
+    return [(min(size, most or size), count) for size, count in chosen]
 
 
 def _up(n: int, least: int) -> int:
