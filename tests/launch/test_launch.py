@@ -23,7 +23,8 @@ SCRIPTS = sorted([*LAUNCH.glob("*.sh"), *LAUNCH.glob("*.sbatch")])
 HARD = ["train", "--config=configs/joint_dst.py:tiny", "--config.name=two words",
         "--config.x='it''s' $HOME `id` \"%s\" \\ *", "--empty="]
 STAND_IN = """#!/bin/sh
-{ printf '%s\\037' "${0##*/}" "$@"; printf '\\036'; } >> "$RECORD"
+call=$(printf '%s\\037' "${0##*/}" "$@"; printf '\\036')
+printf %s "$call" >> "$RECORD"  # at once, since recipes run side by side
 [ "${4-}" != describe ] || { echo "${STATE-}"; [ -n "${STATE-}" ]; }
 """
 GKE = ["--name=g1", "--topology=v5e:4x4", "--image=an/image:1"]
