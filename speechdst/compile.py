@@ -38,7 +38,7 @@ from rich.table import Table
 
 from speechdst import flops, hlo, roofline, sharding, standin
 from speechdst.command import run
-from speechdst.config import mesh_of, model_config, tokenizer_of
+from speechdst.config import axes_of, model_config, tokenizer_of
 from speechdst.data.dialogue import BadInput
 from speechdst.data.prepared import MANIFEST
 from speechdst.objectives.cross_entropy import CHUNK
@@ -175,7 +175,7 @@ def study(c: ConfigDict, stage_name: str, topology: str, effort: float = 0.0) ->
     tables show. `effort`: that of the compiler, -1 to 1."""
     devices, chip = devices_of(topology)
     stage = c.stages[stage_name]
-    mesh = sharding.make_mesh(**mesh_of(c, stage), devices=devices)
+    mesh = sharding.make_mesh(**axes_of(c, stage), devices=devices)
     size = c.model.decoder.vocabulary or c.tokenizer.size or tokenizer_of(c).size
     model = model_config(c.model, size)
     batches, origin = batches_of(c, stage, size, model)

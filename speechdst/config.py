@@ -78,7 +78,7 @@ def context_of(values: ConfigDict | dict) -> Context:
     return build(kind, dict(values), "context")
 
 
-def mesh_of(config: ConfigDict, stage: ConfigDict) -> dict:
+def axes_of(config: ConfigDict, stage: ConfigDict) -> dict:
     """How a stage shares the devices (`sharding.make_mesh`): as its own `mesh` says, else as the
     whole run does."""
     return dict(stage.get("mesh", config.mesh))

@@ -21,7 +21,7 @@ from rich.console import Console
 
 from speechdst import distributed, memory, sharding
 from speechdst.command import run
-from speechdst.config import keep, mesh_of, model_config, steps_of, tokenizer_of
+from speechdst.config import axes_of, keep, model_config, steps_of, tokenizer_of
 from speechdst.data import loader
 from speechdst.data.contexts import FRAMES_PER_SECOND
 from speechdst.flops import step_flops
@@ -147,16 +147,17 @@ def main(argv):
     count = sum(math.prod(x.shape) for x in shapes.values())
     print(f"{c.name}: {count / 1e6:.2f} M parameters, vocabulary {tokenizer.size}; "
           f"{jax.device_count()} {jax.default_backend()} device(s), {jax.process_count()} host(s)")
+    # All of them now: what does not fit the devices ends the run before its first step.
+    meshes = {name: sharding.make_mesh(**axes_of(c, c.stages[name])) for name in c.order}
     params = None
     for i, name in enumerate(c.order):
         stage = c.stages[name]
         if steps_of(workdir / name) >= stage.steps:
             continue  # finished before
         dtypes = state.stored(shapes, stage.trainable, model.dtype)
-        mesh = sharding.make_mesh(**mesh_of(c, stage))
         template = {path: jax.ShapeDtypeStruct(shapes[path].shape, dtypes[path], sharding=s)
-                    for path, s in sharding.parameters(shapes, mesh).items()}
-        if params is not None and sharding.mesh_of(params) == mesh:
+                    for path, s in sharding.parameters(shapes, meshes[name]).items()}
+        if params is not None and sharding.mesh_of(params) == meshes[name]:
             params = {path: x.astype(dtypes[path]) for path, x in params.items()}
         elif i:
             params = None  # on another mesh: what the last stage stored is read onto this one

@@ -15,7 +15,7 @@ from rich.console import Console
 from configs import joint_dst
 from speechdst import compile as ahead
 from speechdst import flops, roofline, sharding, standin
-from speechdst.config import mesh_of, model_config
+from speechdst.config import axes_of, model_config
 from speechdst.data.dialogue import BadInput
 from speechdst.hlo import Collective, Program
 
@@ -111,8 +111,8 @@ def test_presets_are_placed_on_topologies():
     c = joint_dst.get_config("gemma3_12b@v6e:8x8")
     rows, split = joint_dst.TOPOLOGIES["gemma3_12b"]["v6e:8x8"]
     assert {b.rows for s in c.stages.values() for b in s.batches.values()} == {64 * rows}
-    assert mesh_of(c, c.stages.joint) == dict(data=-1, fsdp=1, tensor=1)
-    assert mesh_of(c, c.stages.asr) == dict(data=-1, fsdp=split["asr"], tensor=1)
+    assert axes_of(c, c.stages.joint) == dict(data=-1, fsdp=1, tensor=1)
+    assert axes_of(c, c.stages.asr) == dict(data=-1, fsdp=split["asr"], tensor=1)
     with pytest.raises(ValueError, match="no settings for 'v4:2x2x2', there are v5e:8x8"):
         joint_dst.get_config("gemma3_4b@v4:2x2x2")
 
