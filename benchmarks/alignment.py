@@ -1,6 +1,6 @@
 """Variants of preference alignment side by side: Tables 1 and 3 of arXiv 2506.21463, and voices.
 
-    python -m benchmarks.alignment --out=runs/alignment --asr=exported/demo
+    python -m benchmarks.alignment --out=runs/alignment
     python -m benchmarks.alignment --quick --out=runs/alignment_quick     # seconds, shows nothing
 
 One base model, trained from scratch on all streams of simulated two-channel conversations, is
@@ -20,7 +20,8 @@ model says), and each listens to held-out conversations:
     original voices         DPO-LN text, users not spoken anew (this benchmark alone keeps them)
 
 Columns are those of `speechdst/evaluation/live.py` and the share of held-out pairs that a model
-prefers as it should. `wer` needs --asr, an exported tracker. Intervals (95 %) are over seeds and
+prefers as it should. Word errors are those of a recogniser that was trained on the agent's voice
+(`benchmarks/agent_asr.py`), or of --asr, any other. Intervals (95 %) are over seeds and
 conversations; of changes, those of the same conversation and seed.
 
 What was stopped goes on with the same command: cells that are finished are read from OUT/cells, and
@@ -48,11 +49,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import sweep
+from benchmarks import agent_asr, sweep
 from configs import dpo_ln, preference_data
+from speechdst.codec import Codec
 from speechdst.command import run
 from speechdst.config import build, codec_of, steps_of
-from speechdst.data import conversations, preference_pairs
+from speechdst.data import conversations, preference_pairs, speech
+from speechdst.data.dialogue import AudioRef
 from speechdst.data.loader import First
 from speechdst.decoding import duplex
 from speechdst.evaluation import live, preferences
@@ -62,7 +65,7 @@ from speechdst.preference.recordings import Recordings, conversation_of
 from speechdst.preference.settings import Settings, Simulated
 from speechdst.prepare_pairs import Pipeline
 from speechdst.training import checkpoint
-from speechdst.transcribers import transcriber
+from speechdst.transcribers import Transcriber, transcriber
 
 STAGE = "preference"
 PAIRS = {"": "pairs", "far voices": "pairs_far", "original voices": "pairs_original"}
@@ -111,13 +114,12 @@ class OriginalPipeline(Pipeline):
 @dataclasses.dataclass(frozen=True)
 class Runs:
     """The runs below `out`, of a `preset` of configs/dpo_ln.py, in `steps` of alignment; `limit`:
-    held-out conversations and records of pairs (0: all); `asr`: see `speechdst/transcribers.py`."""
+    held-out conversations and records of pairs (0: all)."""
 
     out: Path
     preset: str
     steps: int
     limit: int
-    asr: str
 
     def config(self) -> ConfigDict:
         c = dpo_ln.get_config(self.preset)
@@ -196,11 +198,11 @@ class Runs:
         return self.out / "cells" / f"{name}-{seed}"
 
     @functools.cached_property
-    def heard(self) -> tuple:
-        """Held-out conversations, the codec, and what writes down what models say."""
+    def heard(self) -> tuple[list, Codec]:
+        """Held-out conversations and the codec."""
         c, e = self.config(), self.config().evaluation
         return (list(First(conversations.read(Path(c.data_dir) / e.data, e.split), e.limit)),
-                codec_of(c), transcriber(self.asr))
+                codec_of(c))
 
     def evaluate(self, arm: str, seed: int) -> dict[str, list]:
         """{measure: [part, whole] of every conversation, of `win_rate` of every pair}."""
@@ -216,13 +218,13 @@ class Runs:
             root = self.train(arm, seed)
         stage = c.order[0]
         *_, (step, (tokenizer, model, params)) = checkpoint.kept(c, root, stage)
-        taken, codec, asr = self.heard
+        taken, codec = self.heard
         e = c.evaluation
         agent = duplex.make(params, model, tokenizer, codec, c.text_overflow, rows=e.rows,
                             **e.decoding.to_dict())
         options = dataclasses.replace(build(live.Options, e.live.to_dict(), "live"), seed=seed)
         observed, _ = live.hold(agent, taken, workdir / "evaluation", f"{e.data}/{e.split}", stage,
-                                step, options, asr)
+                                step, options)
         counts = {name: [o.counts[name] for o in observed] for name in live.SCALES
                   if name in observed[0].counts}
         if arm != BASE:
@@ -233,6 +235,25 @@ class Runs:
             lines = (folder / preferences.PAIRS).read_text("utf-8").splitlines()
             counts["win_rate"] = [[json.loads(line)["win_rate"], 1.0] for line in lines]
         write_text(path, json.dumps(counts) + "\n")
+        return counts
+
+    def listener(self, asr: str, quick: bool) -> tuple[str, Transcriber]:
+        """Who writes down what models say, by name; `asr` "": one that learnt their voice."""
+        name = asr or str(agent_asr.made(self.out / "data", self.heard[1], self.out / "asr", quick))
+        return name, transcriber(name)
+
+    def word_errors(self, arm: str, seed: int, listener: tuple[str, Transcriber]) -> list:
+        """[errors, words] of every conversation of a cell that was evaluated."""
+        name, asr = listener
+        path = self.cell(arm, seed) / "wer.json"
+        if path.exists() and (found := read_object(path))["asr"] == name:
+            return found["counts"]
+        (spoken,) = self.cell(arm, seed).glob(f"evaluation/*/{live.CONVERSATIONS}")
+        counts = []
+        for o in live.read(spoken.parent):
+            voice = speech.load(AudioRef(str(spoken.parent / live.AUDIO / o.audio), channel=0))
+            counts.append(live.errors(o.words, asr(voice, o.audio)))
+        write_text(path, json.dumps({"asr": name, "counts": counts}) + "\n")
         return counts
 
 
@@ -258,9 +279,10 @@ def _ratio(sums: np.ndarray, scale: float) -> np.ndarray:
     return ratios[0] - ratios[1] if len(ratios) > 1 else ratios[0]
 
 
-def measure(runs: Runs, arms: Sequence[str], seeds: int, say=print) -> dict:
+def measure(runs: Runs, arms: Sequence[str], seeds: int, asr: str = "", quick: bool = False,
+            say=print) -> dict:
     """Trains and evaluates every cell; {"arms": {arm: rates}, "changes": {arm: rates less those of
-    the base}}."""
+    the base}, "recorded_wer": of the agent of the recordings, through the codec}."""
     runs.prepare([arm for arm in PAIRS if not arm or arm in arms], say)
     began = time.monotonic()
     runs.base()
@@ -269,8 +291,17 @@ def measure(runs: Runs, arms: Sequence[str], seeds: int, say=print) -> dict:
     for arm in (BASE, *arms):
         cells[arm] = [runs.evaluate(arm, seed) for seed in range(seeds)]
         say(f"{arm}: done after {time.monotonic() - began:.0f} s")
+    listener = runs.listener(asr, quick)
+    for arm, of in cells.items():
+        for seed, cell in enumerate(of):
+            cell["wer"] = runs.word_errors(arm, seed, listener)
+    taken, codec = runs.heard
+    recorded = [{"wer": [live.errors(c.agent.words, listener[1](
+        codec.decode(codec.encode(speech.decode(c.agent.audio))), "")) for c in taken]}]
+    say(f"word errors: done after {time.monotonic() - began:.0f} s")
     return {"arms": {arm: rates(of) for arm, of in cells.items()},
-            "changes": {arm: rates(cells[arm], cells[BASE]) for arm in arms}}
+            "changes": {arm: rates(cells[arm], cells[BASE]) for arm in arms},
+            "recorded_wer": rates(recorded)["wer"]}
 
 
 def table(title: str, rows: Mapping[str, Mapping]) -> Table:
@@ -294,17 +325,17 @@ def main(argv):
     del argv
     quick = _QUICK.value
     runs = Runs(Path(_OUT.value), "tiny" if quick else _PRESET.value, 2 if quick else _STEPS.value,
-                2 if quick else _LIMIT.value, _ASR.value)
-    sweep.settle(runs.out, {"preset": runs.preset, "steps": runs.steps, "limit": runs.limit,
-                            "asr": runs.asr})
+                2 if quick else _LIMIT.value)
+    sweep.settle(runs.out, {"preset": runs.preset, "steps": runs.steps, "limit": runs.limit})
     console = Console(width=170)  # the tables are as wide, terminal or not
     seeds = 1 if quick else _SEEDS.value
-    result = measure(runs, _ARMS.value or list(VARIANTS), seeds,
+    result = measure(runs, _ARMS.value or list(VARIANTS), seeds, _ASR.value, quick,
                      lambda line: console.print(line, highlight=False))
     steps = runs.config().stages[STAGE].steps
     console.print(table(f"after {steps} steps, {seeds} seeds (95 % interval over seeds and "
                         "conversations)", result["arms"]))
     console.print(table("change from the base", result["changes"]))
+    console.print(f"WER of the recorded agent, through the codec: {_shown(result['recorded_wer'])}")
     print(sweep.plain({"steps": steps, "seeds": seeds} | result))
 
 
@@ -315,6 +346,7 @@ if __name__ == "__main__":
     _SEEDS = flags.DEFINE_integer("seeds", 3, "How many seeds.")
     _STEPS = flags.DEFINE_integer("steps", 0, "Steps of every alignment; 0: as the preset says.")
     _LIMIT = flags.DEFINE_integer("limit", 0, "Held-out conversations; 0: all.")
-    _ASR = flags.DEFINE_string("asr", "", "An exported tracker, for word error rates.")
+    _ASR = flags.DEFINE_string(
+        "asr", "", "Who hears word errors, see speechdst/transcribers.py; empty: one trained now.")
     _QUICK = flags.DEFINE_boolean("quick", False, "Everything at the size of the test.")
     run(main)

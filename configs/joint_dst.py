@@ -157,6 +157,23 @@ def multiwoz(c):
     c.evaluation.update(data="multiwoz", split="dev", max_new=256)
 
 
+def transcriber(c):
+    """A recogniser for utterances of one small domain, from a manifest of some thousand of them
+    (speechdst/data/corpora/asr_manifest.py); for live.asr, asr of evaluate_sets and the transcriber
+    of preference data once it is exported."""
+    c.prepare = dict(transcribed=prepared("asr_manifest", dict(train={}, dev={}), speech="own",
+                                          root="data/raw/transcribed", held_out_voices=()))
+    c.tokenizer = dict(size=400, train_on=("transcribed",), path="")
+    c.model = model(128, 2, encoder_width=128, encoder_layers=4)
+    c.stages = stages("asr", speech=("transcribed",), text=(), steps=(200, 800, 0, 0), rows=1,
+                      positions=1024, lr=2e-3)
+    c.order = ("text", "asr")
+    for unused in ("align", "joint"):
+        del c.stages[unused]
+    c.evaluation.update(data="transcribed", split="dev", max_new=96)
+    c.evaluation.context.kind = "asr"
+
+
 # What follows are the published recipes, over checkpoints that are downloaded beforehand to
 # checkpoints/NAME (see `c.pretrained`). `train --dry_run` counts their parameters without them.
 # "Ours" marks what a paper leaves unknown. WavLM is fed raw waveforms, as the released code does,
@@ -334,7 +351,7 @@ def coffee(c, text=True):
 
 
 PRESETS = dict(
-    tiny=tiny, demo=demo, multiwoz=multiwoz,
+    tiny=tiny, demo=demo, multiwoz=multiwoz, transcriber=transcriber,
     coffee=coffee, coffee_speech=lambda c: coffee(c, text=False),
     gemma3_1b=lambda c: joint_paper(c, "gemma3-1b"),
     gemma3_4b=lambda c: joint_paper(c, "gemma3-4b"),

@@ -40,7 +40,7 @@ def test_rates_are_those_of_all_seeds_and_changes_are_paired(alignment):
 
 
 def test_variants_are_stages_of_the_config(alignment, tmp_path):
-    runs = alignment.Runs(tmp_path, "tiny", steps=50, limit=2, asr="")
+    runs = alignment.Runs(tmp_path, "tiny", steps=50, limit=2)
     stages = {arm: runs.variant(arm).stages.preference for arm in alignment.VARIANTS}
     assert len({s.to_json() for s in stages.values()}) == len(stages)
     assert {s.steps for s in stages.values()} == {50}
@@ -51,15 +51,16 @@ def test_variants_are_stages_of_the_config(alignment, tmp_path):
 
 @pytest.mark.slow
 def test_cells_are_trained_once_and_their_voices_are_what_they_say(alignment, tmp_path):
-    runs = alignment.Runs(tmp_path / "out", "tiny", steps=2, limit=2, asr="")
+    runs = alignment.Runs(tmp_path / "out", "tiny", steps=2, limit=2)
     arms = ["DPO-LN text", "original voices"]
-    found = alignment.measure(runs, arms, 1)
+    found = alignment.measure(runs, arms, 1, quick=True)
     assert list(found["arms"]) == ["base", *arms] and list(found["changes"]) == arms
     assert {"win_rate", "wrong_turns", "replay_in_a_row"} <= set(found["arms"]["original voices"])
+    assert found["recorded_wer"][0] > 0 and "wer" in found["changes"]["DPO-LN text"]
     assert alignment.table("", found["arms"]).row_count == 3
     before = {p: p.stat().st_mtime_ns for p in (
         tmp_path / "out/cells").glob("*/preference/steps/*")}
-    again = alignment.measure(runs, arms, 1)
+    again = alignment.measure(runs, arms, 1, quick=True)
     assert alignment.sweep.plain(again) == alignment.sweep.plain(found)
     assert before and before == {p: p.stat().st_mtime_ns for p in before}
     # Only where the benchmark has kept them are users heard in the voice of the recording.

@@ -100,8 +100,7 @@ class Observed:
 
 
 def observe(conversation: Conversation, said: Said, voice: np.ndarray, model: Duplex,
-            options: Options = Options(), heard: str | None = None,
-            audio: str = "") -> Observed:
+            options: Options = Options(), audio: str = "") -> Observed:
     """Args: `said` and its sound `voice`, float32 [samples]; `model`: whose tokens and codes they
     are.
 
@@ -135,11 +134,20 @@ def observe(conversation: Conversation, said: Said, voice: np.ndarray, model: Du
         "replay_in_a_row": (sum(a for a, _ in lengths), len(lengths)),
         "replay_in_all": (sum(b for _, b in lengths), len(lengths)),
         "padding": (int(padding.sum()), frames)}
-    if heard is not None:
-        w = word_errors([(" ".join(x.text for x in words), heard)])
-        counts["wer"] = (w.substitutions + w.deletions + w.insertions, w.words)
     return Observed(conversation.id, conversation.seconds, rate, words, conversation.user.words,
-                    tuple(replies), counts, heard, audio)
+                    tuple(replies), counts, audio=audio)
+
+
+def transcribed(observed: Observed, heard: str) -> Observed:
+    """With what an ASR hears in its sound."""
+    return dataclasses.replace(observed, heard=heard, counts=observed.counts | {
+        "wer": errors(observed.words, heard)})
+
+
+def errors(words: Sequence[Word], heard: str) -> tuple[int, int]:
+    """Word errors of what was heard, and how many words were said."""
+    w = word_errors([(" ".join(x.text for x in words), heard)])
+    return w.substitutions + w.deletions + w.insertions, w.words
 
 
 def voiced(samples: np.ndarray, frames: int) -> np.ndarray:
@@ -180,8 +188,8 @@ def converse(model: Duplex, recordings: Sequence[Conversation], folder: Path,
             voice, name = model.waveform(said), f"{at + i:05d}.flac"
             if distributed.first():
                 speech.write_stereo(folder / AUDIO / name, voice, speech.decode(c.user.audio))
-            heard = None if asr is None else asr(voice, name)
-            made.append(observe(c, said, voice, model, options, heard, name))
+            seen = observe(c, said, voice, model, options, name)
+            made.append(seen if asr is None else transcribed(seen, asr(voice, name)))
             scale.append(observe(c, recorded(c, model), speech.decode(c.agent.audio), model,
                                  options))
     if distributed.first():
