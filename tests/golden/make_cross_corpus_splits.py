@@ -49,6 +49,8 @@ def multiwoz(raw: str) -> dict:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("error: one argument is expected, the folder that holds multiwoz")
     path = Path(__file__).with_name("cross_corpus_splits.json")
     made = splits() | multiwoz(sys.argv[1])
     path.write_text(json.dumps(made, indent=1) + "\n")
