@@ -12,6 +12,7 @@ from speechdst import codec
 from speechdst.data.auxiliary_trees import TaskContext
 from speechdst.data.contexts import Context
 from speechdst.data.dialogue import BadInput
+from speechdst.data.grammar import Grammar
 from speechdst.data.tokenizer import Tokenizer
 from speechdst.files import write_text
 from speechdst.models.dialogue_lm import DialogueLMConfig
@@ -76,6 +77,12 @@ def codec_of(config: ConfigDict) -> codec.LogMelCodec:
 def context_of(values: ConfigDict | dict) -> Context:
     kind = TaskContext if values["kind"] in TaskContext.kinds else Context
     return build(kind, dict(values), "context")
+
+
+def grammar_of(config: ConfigDict) -> Grammar | None:
+    """The grammar of all that is said (`evaluation.grammar`, its folder); None: there is none."""
+    root = config.evaluation.get("grammar", "")
+    return Grammar.read(Path(root)) if root else None
 
 
 def axes_of(config: ConfigDict, stage: ConfigDict) -> dict:

@@ -8,6 +8,7 @@ into the kernels, or, with --nomerge, kept apart. Towers that came from Hugging 
 go back to their layout: FOLDER/decoder loads in transformers, FOLDER/adapter in peft.
 """
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,9 +23,10 @@ from speechdst import codec as codecs
 from speechdst import sharding
 from speechdst.card import card
 from speechdst.command import run
-from speechdst.config import codec_of, context_of, model_config
+from speechdst.config import codec_of, context_of, grammar_of, model_config
 from speechdst.data.auxiliary_trees import TaskContext
 from speechdst.data.dialogue import BadInput
+from speechdst.data.grammar import Grammar
 from speechdst.data.tokenizer import Tokenizer
 from speechdst.decoding import duplex
 from speechdst.decoding.respond import Responder
@@ -133,6 +135,8 @@ def load(folder: str | Path, tensor: int = 1) -> Tracker | Responder | duplex.Du
     if isinstance(model, MultiStreamLMConfig):
         return duplex.make(params, model, tokenizer, _codec(folder, config["codec"]), rows=1,
                            **decoding)
+    if "grammar" in decoding:
+        decoding["grammar"] = Grammar.of(decoding["grammar"])
     context = context_of(config["context"])
     made = Responder if isinstance(context, TaskContext) else Tracker
     return made(params, model, tokenizer, context, **decoding)
@@ -158,6 +162,8 @@ def main(argv):
     else:
         context = e.context.to_dict()
         decoding = {name: e[name] for name in ("beam", "max_new", "pause") if name in e}
+        if (grammar := grammar_of(c)) is not None:
+            decoding["grammar"] = dataclasses.asdict(grammar)
     save(out, params, values, tokenizer, context, decoding, _MERGE.value, c.pretrained, codec)
     write_text(out / "README.md", card(c, workdir))
     size = sum(f.stat().st_size for f in out.rglob("*.safetensors"))

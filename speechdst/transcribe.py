@@ -23,9 +23,10 @@ from ml_collections import config_flags
 
 from speechdst.command import run
 from speechdst.data import corpora
-from speechdst.data.contexts import FRAMES_PER_SECOND, Context, Hearing, TreeBuilder
+from speechdst.data.contexts import Context, Hearing, TreeBuilder
 from speechdst.data.dialogue import BadInput
 from speechdst.data.prepared import Prepared
+from speechdst.decoding.ctc import CTCHead, up
 from speechdst.files import write_text
 from speechdst.training import state
 from speechdst.training.checkpoint import load_run
@@ -36,18 +37,7 @@ class Scorer:
 
     def __init__(self, model, params: state.Params):
         """Raises `BadInput` if the model has no CTC head, or does not hear log-mel features."""
-        if not model.ctc or model.encoder.hears != "log_mel":
-            raise BadInput("transcribing needs a CTC head over log-mel features", field="model",
-                           mend="a from-scratch preset with ctc = True")
-        self.channels, self.classes = model.encoder.channels, model.decoder.vocabulary + 1
-        graph, _ = state.abstract(model)
-
-        @jax.jit
-        def log_probs(params, features, length):
-            """features [frames, channels] -> log-probabilities [vectors, V + 1], how many."""
-            made = state.model_of(graph, params)
-            x, lengths = made.encoder(features[None], length[None])
-            return jax.nn.log_softmax(made.ctc_head(x[0]).astype(jnp.float32)), lengths[0]
+        self.head, self.classes = CTCHead(model, params), model.decoder.vocabulary + 1
 
         @jax.jit
         def losses(log_probs, length, labels, lengths):
@@ -59,34 +49,27 @@ class Scorer:
                 (jnp.arange(labels.shape[1]) >= lengths[:, None]).astype(jnp.float32),
                 blank_id=log_probs.shape[-1] - 1)
 
-        self._log_probs, self._losses, self._params = log_probs, losses, params
+        self._losses = losses
 
     def __call__(self, features: np.ndarray, wordings: Sequence[Sequence[int]]) -> np.ndarray:
         """features [frames, channels], token ids of each wording -> nats [wordings]."""
-        room = _up(len(features), 2 * FRAMES_PER_SECOND)
-        x = np.zeros((room, self.channels), np.float32)
-        x[: len(features)] = features
-        labels = np.zeros((_up(len(wordings), 32), _up(max(map(len, wordings)), 16)), np.int32)
+        found = self.head(features)
+        labels = np.zeros((up(len(wordings), 32), up(max(map(len, wordings)), 16)), np.int32)
         lengths = np.ones(len(labels), np.int32)
         for row, ids in enumerate(wordings):
             labels[row, : len(ids)], lengths[row] = ids, len(ids)
-        found = self._log_probs(self._params, x, jnp.int32(len(features)))
         # Only the labels that occur, for a vocabulary to every wording would be large; all others
         # are one class, so that the probabilities still add up.
         used = np.unique(labels)
-        share = np.zeros((self.classes, _up(len(used), 32) + 2), np.float32)
+        share = np.zeros((self.classes, up(len(used), 32) + 2), np.float32)
         share[used, np.arange(len(used))] = 1
         share[:, -2] = ~share.any(1)
         share[-1] = 0
         share[-1, -1] = 1  # the blank
-        own = jnp.log(jnp.maximum(jnp.exp(found[0]) @ share, 1e-30))
-        return np.asarray(self._losses(own, found[1], np.searchsorted(used, labels), lengths)
+        own = np.zeros((up(len(found), 64), share.shape[1]), np.float32)
+        own[: len(found)] = np.log(np.maximum(np.exp(found) @ share, 1e-30))
+        return np.asarray(self._losses(own, len(found), np.searchsorted(used, labels), lengths)
                           )[: len(wordings)]  # fmt: skip
-
-
-def _up(number: int, step: int) -> int:
-    """The next multiple, so that there are few shapes to compile."""
-    return -(-number // step) * step
 
 
 def transcripts(prepared: Prepared, split: str, tokenizer, model, params,

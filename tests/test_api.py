@@ -1,6 +1,5 @@
 """How a recording becomes turns: at pauses, or as one utterance freed of its silence."""
 
-import dataclasses
 
 import numpy as np
 import pytest
@@ -39,7 +38,7 @@ def test_a_tracker_of_single_utterances_cuts_off_silence_however_it_is_given(rec
     model = tiny.config()
     track = lambda pause: api.DialogueTracker(Deaf({}, model, tiny.tokenizer(), Context("single"),
                                                    pause=pause))
-    assert dataclasses.fields(Tracker)[-1].default == 0.7
+    assert Tracker.pause == 0.7
     track(0.0)(recording)
     track(0.0)([{"speaker": "user", "audio": recording}])
     track(0.7)([{"speaker": "user", "audio": recording}])

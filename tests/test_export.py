@@ -1,5 +1,5 @@
-"""An exported folder holds what its model was trained with: the tokenizer, of either kind, and the
-codec."""
+"""An exported folder holds what its model was trained with: the tokenizer, of either kind, the
+grammar and the codec."""
 
 import dataclasses
 import json
@@ -13,6 +13,7 @@ import tiny_duplex
 from speechdst import api, export, generate
 from speechdst.codec import FILE, LogMelCodec
 from speechdst.data.dialogue import SAMPLE_RATE, BadInput
+from speechdst.data.grammar import Grammar
 from speechdst.data.tokenizer import JsonTokenizer
 from speechdst.data.tts import espeak
 
@@ -26,9 +27,12 @@ def test_an_export_keeps_its_tokenizer(kind, tmp_path):
     model = json.loads(json.dumps(dataclasses.asdict(config)))
     context = {"kind": "text_history", "path": "speech", "agent": "text"}
     (tmp_path / "tokenizer.json").write_text("of an earlier export")
+    grammar = Grammar({"stop": [(("no", "not"), "area")]}, {"area": ("north", "south")})
     export.save(tmp_path, {p: np.asarray(v) for p, v in tiny.parameters(config).items()}, model,
-                tokenizer, context, {"beam": 1, "max_new": 8})
+                tokenizer, context, {"beam": 1, "max_new": 8,
+                                     "grammar": dataclasses.asdict(grammar)})
     tracker = export.load(tmp_path)
+    assert tracker.grammar == grammar and tracker.max_new == 8
     assert tracker.tokenizer.fingerprint == tokenizer.fingerprint
     assert tracker.config.decoder.vocabulary == config.decoder.vocabulary
     assert not any("lora" in path for path in tracker.params)

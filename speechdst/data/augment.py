@@ -189,14 +189,16 @@ def mask_features(
     time_share: float = 0.2,
     channel_masks: int = 2,
     channel_width: int = 15,
+    **warps: float,
 ) -> np.ndarray:
     """SpecAugment's masks on [frames, channels]: spans of frames and of channels become the mean.
+    With `warps` the features are first as `warp_features` makes them.
 
     Each mask is up to `time_width` frames (and `time_share` of the clip) or `channel_width`
     channels wide. Returns a copy of the same type. Source: Park et al. 2019, section 2; the bound
     by the clip's length is from Park et al. 2020, "SpecAugment on Large Scale Datasets".
     """
-    masked = features.copy()
+    masked = warp_features(features, rng, **warps) if warps else features.copy()
     fill = features.mean(dtype=np.float32).astype(features.dtype) if features.size else 0
     frames, channels = features.shape
     widest = min(time_width, int(time_share * frames))
@@ -209,3 +211,51 @@ def mask_features(
         start = int(rng.integers(channels - width + 1))
         masked[:, start : start + width] = fill
     return masked
+
+
+def warp_features(
+    features: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    time_warp: float = 0.0,
+    vocal_tract: float = 0.0,
+    colour: float = 0.0,
+    floor: float = 0.0,
+) -> np.ndarray:
+    """Log-mel features [frames, channels] as another speaker in another room might have made them;
+    as many frames, a copy of the same type.
+
+    Args:
+      time_warp: how much faster or slower each half second may be, share.
+      vocal_tract: by how much the channels may be stretched, share (Jaitly and Hinton 2013, "Vocal
+        Tract Length Perturbation").
+      colour: deviation of a smooth gain over the channels, in deviations of the features.
+      floor: share of the frames' and channels' values below which noise may lie, at most.
+    """
+    x = features.astype(np.float32)
+    frames, channels = x.shape
+    if not frames:
+        return features.copy()
+    if time_warp:
+        pace = np.cumsum(1 + rng.uniform(-time_warp, time_warp, frames // 50 + 1))
+        ends = np.linspace(0, frames, len(pace) + 1)
+        at = np.interp(np.arange(frames), ends, np.append(0, pace / pace[-1]) * frames)
+        x = _between(x, at)
+    if vocal_tract:
+        x = _between(x.T, np.arange(channels) * (1 + rng.uniform(-vocal_tract, vocal_tract))).T
+    spread = x.std()
+    if colour:
+        x = x + np.interp(np.arange(channels), np.linspace(0, channels - 1, 5),
+                          rng.normal(0, colour * spread, 5))
+    if floor and rng.random() < 0.5:
+        level = np.quantile(x, rng.uniform(0, floor)) + rng.normal(0, 0.2 * spread, x.shape)
+        x = np.logaddexp(4 * x, 4 * level) / 4
+    return x.astype(features.dtype)
+
+
+def _between(x: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Rows of x at places that need not be whole, float [n]; the last one beyond the end."""
+    at = np.clip(at, 0, len(x) - 1)
+    low = at.astype(int)
+    share = (at - low)[:, None]
+    return x[low] * (1 - share) + x[np.minimum(low + 1, len(x) - 1)] * share

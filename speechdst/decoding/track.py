@@ -1,11 +1,15 @@
 """Tracking: dialogues in, a transcript and a state for every user turn out."""
 
 import dataclasses
+import json
 from collections.abc import Iterable, Sequence
 
 from speechdst.data.contexts import Hearing, TreeBuilder
 from speechdst.data.dialogue import Dialogue
+from speechdst.data.grammar import Grammar
 from speechdst.decoding.answers import Answerer
+from speechdst.decoding.commands import Search
+from speechdst.decoding.ctc import CTCHead
 from speechdst.decoding.parse import Prediction, parse
 
 
@@ -15,10 +19,13 @@ class Tracker(Answerer):
 
     `gold_history`: a text history of given transcripts instead of the model's own. `pause`: seconds
     of silence after which another turn begins in a recording; 0: it is a single utterance.
+    `grammar`: of all that can be said; what is heard is then found in it (`decoding.commands`) by
+    the CTC head, and the decoder has no say.
     """
 
     gold_history: bool = False
     pause: float = 0.7
+    grammar: Grammar | None = None
 
     def track(self, dialogues: Sequence[Dialogue]) -> Iterable[tuple[int, int, Prediction, str]]:
         """Yields (dialogue, turn, prediction, raw answer) for every user turn, indices into
@@ -26,6 +33,13 @@ class Tracker(Answerer):
         builder = TreeBuilder(self.context, self.tokenizer, self.config.soft_length,
                               Hearing.of(self.config.encoder))
         users = [[i for i, t in enumerate(d.turns) if t.speaker == "user"] for d in dialogues]
+        if self.grammar is not None and self.context.path == "speech":
+            search, head = Search(self.grammar, self.tokenizer), CTCHead(self.config, self.params)
+            for d, turns in enumerate(users):
+                for turn in turns:
+                    heard = builder.utterance(dialogues[d].turns[turn]).features
+                    yield d, turn, *_command(search(head(heard)))
+            return
         if self.context.kind == "spoken_history":
             prompts = [builder.prompt(d.turns) for d in dialogues]
             for d, texts in self.answers(prompts):
@@ -44,3 +58,11 @@ class Tracker(Answerer):
                 if not self.gold_history:
                     heard[d][turn] = dataclasses.replace(heard[d][turn], text=prediction.label)
                 yield d, turn, prediction, text
+
+
+def _command(found) -> tuple[Prediction, str]:
+    """A `commands.Command` as a prediction and what stands for a decoder's answer."""
+    if found is None:
+        return Prediction("", [], {}, False), ""
+    slots = {found.intent: found.slots} if found.slots else {}
+    return Prediction(found.text, [found.intent], slots, True), json.dumps(slots)

@@ -2,8 +2,8 @@
 
 Prints joint goal accuracy with intervals beside two reference points: a tracker that always says
 "empty", and, of data with transcripts, the text oracle: the same model with the gold transcripts
-given to its text path.
-Writes WORKDIR/evaluation/DATA-SPLIT-{speech,text_oracle,empty}/{predictions,scores}.json;
+given to its text path. With a grammar (`evaluation.grammar`) also what the decoder makes of it.
+Writes WORKDIR/evaluation/DATA-SPLIT-{speech,decoder,text_oracle,empty}/{predictions,scores}.json;
 predictions are in the field scorer's format. With `context.kind` asr, which is stage 1, the
 transcripts are scored instead: word error rate, in WORKDIR/evaluation/DATA-SPLIT-asr.
 """
@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from speechdst import distributed, sharding
-from speechdst.config import context_of
+from speechdst.config import context_of, grammar_of
 from speechdst.data.dialogue import BadInput, Turn
 from speechdst.data.loader import First
 from speechdst.data.prepared import Prepared
@@ -27,6 +27,9 @@ from speechdst.files import write_text
 from speechdst.metrics import jga, ontology, scores
 from speechdst.metrics.wer import word_errors
 from speechdst.training.checkpoint import load_run
+
+ARMS = {"speech": "from speech", "decoder": "by the decoder, without the grammar",
+        "text_oracle": "text oracle"}
 
 
 def heard(turn: Turn) -> bool:
@@ -112,13 +115,17 @@ def evaluate(c: ConfigDict, workdir: Path, stage: str = "", oracle: bool = True)
     if not dialogues:
         raise BadInput("no dialogue has a state to score against", file=Path(c.data_dir) / e.data,
                        field="split", mend="evaluate a split that is annotated")
-    tracker = Tracker(params, model, tokenizer, context_of(e.context), e.beam, e.max_new, e.rows)
+    tracker = Tracker(params, model, tokenizer, context_of(e.context), e.beam, e.max_new, e.rows,
+                      grammar=grammar_of(c))
     gold = jga.references(dialogues)
     values = ontology.from_values(data.ontology(None), "all splits of the prepared data")
     arms = {"speech": tracker}
+    if tracker.grammar is not None:
+        arms["decoder"] = dataclasses.replace(tracker, grammar=None)
     if oracle and all(t.text for d in dialogues for _, t in d.user_turns()):
         read = dataclasses.replace(tracker.context, path="words")
-        arms["text_oracle"] = dataclasses.replace(tracker, context=read, gold_history=True)
+        arms["text_oracle"] = dataclasses.replace(tracker, context=read, gold_history=True,
+                                                  grammar=None)
     shown, console, results = {}, Console(), workdir / "evaluation"
     for name, arm in arms.items():
         began = time.monotonic()
@@ -126,7 +133,7 @@ def evaluate(c: ConfigDict, workdir: Path, stage: str = "", oracle: bool = True)
         scored = [jga.score(gold, predicted, mode, ontology=None if mode == "exact" else values,
                             schema=data.schema) for mode in ("exact", "fuzzy", "field")]
         write(results / f"{e.data}-{e.split}-{name}", predicted, scored)
-        shown[{"speech": "from speech", "text_oracle": "text oracle"}[name]] = scored[0]
+        shown[ARMS[name]] = scored[0]
         print(f"{name}: {len(dialogues)} dialogues in {time.monotonic() - began:.0f} s", flush=True)
         for table in scores.table(*scored, title=name) if name == "speech" else ():
             console.print(table)

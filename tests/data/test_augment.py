@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from speechdst.data import augment
-from speechdst.data.augment import Augment, mask_features
+from speechdst.data.augment import Augment, mask_features, warp_features
 from speechdst.data.dialogue import BadInput
 
 
@@ -127,3 +127,28 @@ def test_mask_features():
     np.testing.assert_array_equal(mask_features(features, rng(5)), mask_features(features, rng(5)))
     short = mask_features(features[:3], rng(), channel_masks=0)
     np.testing.assert_array_equal(short, features[:3])
+
+
+def test_warped_features_are_another_speaker_s():
+    """A tone moves with the vocal tract, an event with the pace, and neither where it is not asked
+    for; nothing is lost at the ends."""
+    features = np.zeros((300, 40), np.float16)
+    features[:, 20] = 1
+    features[150] = 2
+    moved = [warp_features(features, rng(i), vocal_tract=0.2) for i in range(8)]
+    tones = {int(m[10].argmax()) for m in moved}
+    assert len(tones) > 2 and tones <= set(range(16, 26))
+    assert all((m[150] == 2).all() for m in moved)
+    paced = [warp_features(features, rng(i), time_warp=0.3) for i in range(8)]
+    events = {int(m[:, 0].argmax()) for m in paced}
+    assert len(events) > 2 and events <= set(range(110, 190))
+    assert all((np.delete(m[:, 20], range(100, 200)) == 1).all() for m in paced)
+    for options in (dict(colour=0.5), dict(floor=0.9), dict(colour=0.2, floor=0.3, time_warp=0.1)):
+        made = [warp_features(features, rng(i), **options) for i in range(6)]
+        assert all(m.shape == features.shape and m.dtype == features.dtype for m in made)
+        assert any((m != features).any() for m in made)
+        assert np.isfinite(np.stack(made)).all()
+    assert (warp_features(features, rng(0)) == features).all()
+    assert warp_features(features[:0], rng(0), time_warp=0.1).shape == (0, 40)
+    masked = mask_features(features, rng(3), time_masks=0, channel_masks=0, vocal_tract=0.2)
+    assert (masked == warp_features(features, rng(3), vocal_tract=0.2)).all()

@@ -13,106 +13,33 @@ recording is fixed by the hash of its id alone: of `TENTHS`, the last fifth is `
 Split `grammar` are commands drawn from the grammar, to be written or spoken by a synthesiser.
 """
 
-import itertools
 import random
-import re
 from collections.abc import Iterator
 from pathlib import Path
-
-import yaml
 
 from speechdst.data import speech
 from speechdst.data.corpora import common
 from speechdst.data.dialogue import SAMPLE_RATE, AudioRef, BadInput, Dialogue, State, Turn
+from speechdst.data.grammar import Grammar, spoken
 
 TENTHS = ("train",) * 7 + ("dev",) + ("test",) * 2
 SPLITS = ("train", "dev", "test", "grammar")
-
-_PART = re.compile(r"\[([^\][]*)\]|\$(\w+):(\w+)|([\w']+)|(\S)")
-
-Part = tuple[str, ...] | str
-"""Of an expression: what may be said in its place, or the name of the slot whose value stands
-there."""
-
 
 def fold(id: str) -> str:
     """The split of a recording, by the SHA-256 of its id."""
     return TENTHS[int(common.by_hash(id), 16) % len(TENTHS)]
 
 
-class Grammar:
-    """`expressions`: intent -> its expressions as parts; `values`: slot -> what it may be, in
-    lower case."""
-
-    def __init__(self, root: Path):
-        """Raises `BadInput` if there is no grammar in the folder `root`, or a broken one."""
-        found = common.listed(root, "*.yaml")
-        if len(found) != 1:
-            raise BadInput(f"{len(found)} .yaml files, expected the grammar alone", file=root)
-        self.path = found[0]
-        try:
-            context = yaml.safe_load(self.path.read_text("utf-8"))["context"]
-            types = {str(name): tuple(_said(v) for v in values)
-                     for name, values in context["slots"].items()}
-            written = {str(intent): tuple(map(str, lines))
-                       for intent, lines in context["expressions"].items()}
-        except (OSError, ValueError, yaml.YAMLError, LookupError, TypeError,
-                AttributeError) as error:
-            raise BadInput(f"not a grammar ({type(error).__name__}: {error})", file=self.path,
-                           mend="context: {expressions: {intent: [...]}, slots: {type: [...]}}"
-                           ) from error  # fmt: skip
-        self.values: dict[str, tuple[str, ...]] = {}
-        self.expressions = {intent.lower(): [self._parts(line, types) for line in lines]
-                            for intent, lines in written.items()}
-
-    def _parts(self, line: str, types: dict[str, tuple[str, ...]]) -> tuple[Part, ...]:
-        parts: list[Part] = []
-        for choices, kind, slot, word, other in _PART.findall(line):
-            if other or (kind and kind not in types):
-                raise BadInput(f"{other or kind!r} in the expression {line!r:.80}", file=self.path,
-                               mend="there are words, [choices] and $type:name of the slots")
-            if kind:
-                self.values[slot.lower()] = types[kind]
-                parts.append(slot.lower())
-            else:
-                parts.append(tuple(_said(c) for c in (choices or word).split(",")))
-        return tuple(parts)
-
-    def wordings(self, intent: str, slots: dict[str, str]) -> list[str]:
-        """All that may be said for this intent with these slots."""
-        said = [itertools.product(*([slots[p]] if isinstance(p, str) else p for p in parts))
-                for parts in self.expressions.get(intent, ())
-                if {p for p in parts if isinstance(p, str)} == set(slots)]
-        return list(dict.fromkeys(" ".join(words) for one in said for words in one))
-
-    def draw(self, rng: random.Random) -> tuple[str, dict[str, str], str]:
-        """An intent, its slots and a wording: first which slots, then their values and an
-        expression that has them, each alike likely."""
-        intent = rng.choice(sorted(self.expressions))
-        by_slots: dict[frozenset, list] = {}
-        for parts in self.expressions[intent]:
-            by_slots.setdefault(frozenset(p for p in parts if isinstance(p, str)), []).append(parts)
-        chosen = rng.choice(sorted(by_slots, key=sorted))
-        slots = {name: rng.choice(self.values[name]) for name in sorted(chosen)}
-        parts = rng.choice(by_slots[chosen])
-        words = [slots[p] if isinstance(p, str) else rng.choice(p) for p in parts]
-        return intent, slots, " ".join(words)
-
-
-def _said(value) -> str:
-    return common.transcript(str(value))
-
-
 def schema(root: Path) -> dict[str, list[str]]:
     """Intent -> the slots of its expressions."""
     return {intent: sorted({p for parts in lines for p in parts if isinstance(p, str)})
-            for intent, lines in Grammar(root).expressions.items()}
+            for intent, lines in Grammar.read(root).expressions.items()}
 
 
 def wordings(root: Path, state: State) -> list[str]:
     """What the grammar lets one say for a state of one domain; none, if it has nothing for it."""
     (intent, slots), = state.items()
-    return Grammar(root).wordings(intent, slots)
+    return Grammar.read(root).wordings(intent, slots)
 
 
 def read(root: Path, split: str, *, orders: int = 1000, seed: int = 0, transcripts: str = ""
@@ -127,7 +54,7 @@ def read(root: Path, split: str, *, orders: int = 1000, seed: int = 0, transcrip
         writes it; empty: turns have no text. Recordings that are not in it are left out.
     """
     common.known_split("speech_to_intent", split, SPLITS)
-    grammar = Grammar(root)
+    grammar = Grammar.read(root)
     if split == "grammar":
         for index in range(orders):
             rng = random.Random(f"speech_to_intent/{seed}/{index}")
@@ -164,7 +91,7 @@ def _state(raw: dict, grammar: Grammar, where: str, id: str) -> State:
                        mend=f"the grammar has {sorted(grammar.expressions)}")
     slots = {}
     for name, value in given.items():
-        slots[name.lower()] = _said(value)
+        slots[name.lower()] = spoken(value)
         if slots[name.lower()] not in grammar.values.get(name.lower(), ()):
             raise BadInput(f"{value!r} is no value of the grammar", file=where, record=id,
                            field=f"slots.{name}")

@@ -13,6 +13,7 @@ import soundfile
 from speechdst.data import corpora, preparation
 from speechdst.data.corpora import speech_to_intent
 from speechdst.data.dialogue import BadInput, Dialogue
+from speechdst.data.grammar import Grammar
 from speechdst.data.options import Options
 
 GRAMMAR = """
@@ -112,7 +113,7 @@ def test_drawn_commands_have_their_wording_among_those_of_their_state(root):
         frozenset(), frozenset({"teakind"}), frozenset({"teakind", "size"})}
     assert found != read(root, "grammar", orders=60, seed=1)
     rng = random.Random(0)
-    assert speech_to_intent.Grammar(root).draw(rng)[0] in ("ordertea", "stop")
+    assert Grammar.read(root).draw(rng)[0] in ("ordertea", "stop")
 
 
 def test_transcripts_are_taken_from_a_file(root, tmp_path):

@@ -1,0 +1,41 @@
+"""What the CTC head hears: log-probabilities of every vector of an utterance."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from speechdst.data.contexts import FRAMES_PER_SECOND
+from speechdst.data.dialogue import BadInput
+from speechdst.models.dialogue_lm import DialogueLMConfig
+from speechdst.training import state
+
+
+class CTCHead:
+    """float [frames, channels] log-mel features -> float32 [vectors, V + 1], the blank last."""
+
+    def __init__(self, model: DialogueLMConfig, params: state.Params):
+        """Raises `BadInput` if the model has no CTC head, or does not hear log-mel features."""
+        if not model.ctc or model.encoder.hears != "log_mel":
+            raise BadInput("there is no CTC head over log-mel features", field="model",
+                           mend="a from-scratch preset with ctc = True")
+        self.channels = model.encoder.channels
+        graph, _ = state.abstract(model)
+
+        @jax.jit
+        def log_probs(params, features, length):
+            made = state.model_of(graph, params)
+            x, lengths = made.encoder(features[None], length[None])
+            return jax.nn.log_softmax(made.ctc_head(x[0]).astype(jnp.float32)), lengths[0]
+
+        self._log_probs, self._params = log_probs, params
+
+    def __call__(self, features: np.ndarray) -> np.ndarray:
+        x = np.zeros((up(len(features), 2 * FRAMES_PER_SECOND), self.channels), np.float32)
+        x[: len(features)] = features
+        found, length = self._log_probs(self._params, x, jnp.int32(len(features)))
+        return np.asarray(found)[: int(length)]
+
+
+def up(number: int, step: int) -> int:
+    """The next multiple, so that there are few shapes to compile."""
+    return -(-number // step) * step
