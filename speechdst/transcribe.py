@@ -39,18 +39,6 @@ class Scorer:
         """Raises `BadInput` if the model has no CTC head, or does not hear log-mel features."""
         self.head, self.classes = CTCHead(model, params), model.decoder.vocabulary + 1
 
-        @jax.jit
-        def losses(log_probs, length, labels, lengths):
-            """Of labels [wordings, L]: the loss of each."""
-            many = jnp.broadcast_to(log_probs, (len(labels), *log_probs.shape))
-            behind = jnp.arange(log_probs.shape[0]) >= length
-            return optax.ctc_loss(
-                many, jnp.broadcast_to(behind, many.shape[:2]).astype(jnp.float32), labels,
-                (jnp.arange(labels.shape[1]) >= lengths[:, None]).astype(jnp.float32),
-                blank_id=log_probs.shape[-1] - 1)
-
-        self._losses = losses
-
     def __call__(self, features: np.ndarray, wordings: Sequence[Sequence[int]]) -> np.ndarray:
         """features [frames, channels], token ids of each wording -> nats [wordings]."""
         found = self.head(features)
@@ -68,8 +56,19 @@ class Scorer:
         share[-1, -1] = 1  # the blank
         own = np.zeros((up(len(found), 64), share.shape[1]), np.float32)
         own[: len(found)] = np.log(np.maximum(np.exp(found) @ share, 1e-30))
-        return np.asarray(self._losses(own, len(found), np.searchsorted(used, labels), lengths)
+        return np.asarray(_losses(own, len(found), np.searchsorted(used, labels), lengths)
                           )[: len(wordings)]  # fmt: skip
+
+
+@jax.jit
+def _losses(log_probs, length, labels, lengths):
+    """Of labels [wordings, L]: the loss of each."""
+    many = jnp.broadcast_to(log_probs, (len(labels), *log_probs.shape))
+    behind = jnp.arange(log_probs.shape[0]) >= length
+    return optax.ctc_loss(
+        many, jnp.broadcast_to(behind, many.shape[:2]).astype(jnp.float32), labels,
+        (jnp.arange(labels.shape[1]) >= lengths[:, None]).astype(jnp.float32),
+        blank_id=log_probs.shape[-1] - 1)
 
 
 def transcripts(prepared: Prepared, split: str, tokenizer, model, params,

@@ -1,5 +1,7 @@
 """What the CTC head hears: log-probabilities of every vector of an utterance."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,21 +21,21 @@ class CTCHead:
             raise BadInput("there is no CTC head over log-mel features", field="model",
                            mend="a from-scratch preset with ctc = True")
         self.channels = model.encoder.channels
-        graph, _ = state.abstract(model)
-
-        @jax.jit
-        def log_probs(params, features, length):
-            made = state.model_of(graph, params)
-            x, lengths = made.encoder(features[None], length[None])
-            return jax.nn.log_softmax(made.ctc_head(x[0]).astype(jnp.float32)), lengths[0]
-
-        self._log_probs, self._params = log_probs, params
+        self._graph, self._params = state.abstract(model)[0], params
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
         x = np.zeros((up(len(features), 2 * FRAMES_PER_SECOND), self.channels), np.float32)
         x[: len(features)] = features
-        found, length = self._log_probs(self._params, x, jnp.int32(len(features)))
+        found, length = _log_probs(self._params, x, jnp.int32(len(features)), graph=self._graph)
         return np.asarray(found)[: int(length)]
+
+
+@functools.partial(jax.jit, static_argnames="graph")
+def _log_probs(params, features, length, *, graph):
+    """features [frames, channels] -> log-probabilities [vectors, V + 1], how many are heard."""
+    made = state.model_of(graph, params)
+    x, lengths = made.encoder(features[None], length[None])
+    return jax.nn.log_softmax(made.ctc_head(x[0]).astype(jnp.float32)), lengths[0]
 
 
 def up(number: int, step: int) -> int:
