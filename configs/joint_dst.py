@@ -165,7 +165,7 @@ def transcriber(c):
                                           root="data/raw/transcribed", held_out_voices=()))
     c.tokenizer = dict(size=400, train_on=("transcribed",), path="")
     c.model = model(128, 2, encoder_width=128, encoder_layers=4)
-    c.stages = stages("asr", speech=("transcribed",), text=(), steps=(200, 800, 0, 0), rows=1,
+    c.stages = stages("asr", speech=("transcribed",), text=(), steps=(500, 2000, 0, 0), rows=1,
                       positions=1024, lr=2e-3)
     c.order = ("text", "asr")
     for unused in ("align", "joint"):
