@@ -297,7 +297,7 @@ def measure(runs: Runs, arms: Sequence[str], seeds: int, asr: str = "", quick: b
             cell["wer"] = runs.word_errors(arm, seed, listener)
     taken, codec = runs.heard
     recorded = [{"wer": [live.errors(c.agent.words, listener[1](
-        codec.decode(codec.encode(speech.decode(c.agent.audio))), "")) for c in taken]}]
+        codec.decode(codec.encode(speech.decode(c.agent.audio))), c.id)) for c in taken]}]
     say(f"word errors: done after {time.monotonic() - began:.0f} s")
     return {"arms": {arm: rates(of) for arm, of in cells.items()},
             "changes": {arm: rates(cells[arm], cells[BASE]) for arm in arms},
