@@ -327,7 +327,7 @@ def main(argv):
     runs = Runs(Path(_OUT.value), "tiny" if quick else _PRESET.value, 2 if quick else _STEPS.value,
                 2 if quick else _LIMIT.value)
     sweep.settle(runs.out, {"preset": runs.preset, "steps": runs.steps, "limit": runs.limit})
-    console = Console(width=170)  # the tables are as wide, terminal or not
+    console = Console(width=210)  # the tables are as wide, terminal or not
     seeds = 1 if quick else _SEEDS.value
     result = measure(runs, _ARMS.value or list(VARIANTS), seeds, _ASR.value, quick,
                      lambda line: console.print(line, highlight=False))

@@ -28,7 +28,7 @@ from speechdst.metrics import jga, ontology, scores
 from speechdst.metrics.wer import word_errors
 from speechdst.training.checkpoint import load_run
 
-ARMS = {"speech": "from speech", "decoder": "by the decoder, without the grammar",
+ARMS = {"speech": "from speech", "decoder": "decoder alone",
         "text_oracle": "text oracle"}
 
 
