@@ -13,12 +13,16 @@
     python -m speechdst.report --run=runs/coffee --data=data/coffee/recordings --split=test \\
         --audio_dialogues=100
 
-Everything is learnt from scratch. Stage `asr` hears real read speech and orders that are drawn
-from the grammar and spoken by espeak. It then says which of the grammar's wordings of its state
-every real recording most likely is (`transcribe`); at first it hardly knows, but what the slots
-are is right in any case, and stage `adapt` gets used to people by it. Transcribed once more, the
-recordings join the spoken and the written orders in stage `joint`, each augmented many times over.
-`coffee_speech` is the same without the text path; it may go on from the same first stages.
+Everything is learnt from scratch. Stage `asr` learns to hear by CTC alone, from real read speech
+and from orders that are drawn from the grammar and spoken by espeak; pieces of the vocabulary are
+hardly longer than letters, for there are too few recordings to learn words as wholes. It then says
+which of the grammar's wordings of its state every real recording most likely is (`transcribe`):
+what the slots are is right in any case, and stage `adapt` gets used to people by it. Transcribed
+once more, the recordings join the spoken and the written orders in stage `joint`, each augmented
+many times over and, in every batch, by other vocal tracts, paces, colours and noise. What was
+ordered is looked for among all that the grammar allows (`speechdst/decoding/commands.py`); the
+decoder's own answer is scored beside it. `coffee_speech` is the same without the text path; it may
+go on from the same first stages.
 
 Data: the speech-to-intent benchmark in data/raw/speech_to_intent, and speechocean762 as
 `manifest.jsonl` in data/raw/speechocean762 (other folders by --config.prepare.NAME.root).
@@ -37,8 +41,8 @@ AUGMENT = dict(
     reverberation=dict(probability=0.3, seconds=(0.1, 0.5), wet=(0.05, 0.4)),
     noise=dict(probability=0.5, snr=(5.0, 30.0)),
     telephone=0.15)
-MASK = dict(channel_masks=2, channel_width=12, time_masks=2, time_width=12)
-WIDER = dict(channel_masks=2, channel_width=15, time_masks=3, time_width=20)
+VARIED = dict(channel_masks=2, channel_width=15, time_masks=3, time_width=20, time_warp=0.15,
+              vocal_tract=0.12, colour=0.25, floor=0.45)
 
 
 def coffee(c, text=True):
@@ -60,12 +64,12 @@ def coffee(c, text=True):
            | dict(renderings=8, augment=AUGMENT, keep_audio=False)
            for name in ("orders", "orders_again")})
     c.data_dir = "data/coffee"
-    c.tokenizer = dict(size=500, train_on=("written", "read_speech"), path="")
+    c.tokenizer = dict(size=320, train_on=("written", "read_speech"), path="")
     c.model = base.model(128, 2, encoder_width=128, encoder_layers=4)
     c.model.encoder.standardised = True
     c.stages = stages(text)
     c.order = ("text", "asr", "adapt", *["align"] * text, "joint")
-    c.evaluation.update(data="recordings", split="test", max_new=120, beam=4)
+    c.evaluation.update(data="recordings", split="test", max_new=200, grammar=folder)
     c.evaluation.pause = 0.0  # a recording is one order
     c.evaluation.context.kind = "single"
 
@@ -87,27 +91,27 @@ def stages(text):
                          repeat=batch("text", dict(written=0.5, read_speech=0.5), "asr", "tokens",
                                       512))),
         asr=dict(
-            steps=2000, trainable=(r"^encoder", r"^ctc_head", r"^connector"),
-            weights=dict(speech=0.5, ctc=1.0), optimizer=base.optimizer(1.5e-3, 100),
-            batches=dict(speech=batch("speech", dict(spoken=0.8, read_speech=0.2), "asr", "speech",
-                                      1024, spec_augment=MASK))),
+            steps=1600, trainable=(r"^encoder", r"^ctc_head"), weights=dict(ctc=1.0),
+            optimizer=base.optimizer(2e-3, 150),
+            batches=dict(speech=batch("speech", dict(spoken=0.4, read_speech=0.6), "asr", "speech",
+                                      1536, spec_augment=VARIED))),
         adapt=dict(
-            steps=700, trainable=(r"^encoder", r"^ctc_head", r"^connector"),
-            weights=dict(speech=0.5, ctc=1.0), optimizer=base.optimizer(1e-3, 50),
-            batches=dict(speech=batch("speech", dict(orders=0.7, spoken=0.3), "asr", "speech",
-                                      1024, spec_augment=MASK))),
+            steps=2400, trainable=(r"^encoder", r"^ctc_head", r"^connector"),
+            weights=dict(speech=0.2, ctc=1.0), optimizer=base.optimizer(1.5e-3, 100),
+            batches=dict(speech=batch("speech", dict(orders=0.5, read_speech=0.25, spoken=0.25),
+                                      "asr", "speech", 1536, spec_augment=VARIED))),
         align=dict(
             steps=150, trainable=(r"^text_encoder",), weights=dict(text=1.0),
             optimizer=base.optimizer(2e-3, 20),
             batches=dict(text=batch("text", dict(written=1.0), "single", "words", 768))),
         joint=dict(
-            encoded=False, steps=1300,
+            encoded=False, steps=900,
             trainable=(r"^encoder", r"^ctc_head", r"^connector", r"^text_encoder",
                        r"^decoder/(?!.*lora)"),
             weights=dict(speech=1.0, ctc=1.0) | (dict(text=0.5) if text else {}),
             optimizer=base.optimizer(8e-4, 50),
             batches=dict(speech=batch("speech", dict(orders_again=0.7, spoken=0.3), "single",
-                                      "speech", 1024, spec_augment=WIDER))
+                                      "speech", 1024, spec_augment=VARIED))
             | (dict(text=batch("text", dict(written=1.0), "single", "words", 512))
                if text else {})))
     if not text:

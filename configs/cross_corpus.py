@@ -171,11 +171,16 @@ def get_config(preset: str = "simulated") -> ConfigDict:
     c.model.decoder.transformer.update(family)
     if unknown := set(options) - set(SIZES) - set(FAMILIES):
         raise ValueError(f"no size or family {sorted(unknown)[0]!r}")
-    stages(c, other, small, positions=512 if small else 2048 if real else 1024)
+    heard = [f"{o}_heard" for o in other]
+    for o in other:  # words in no order alone do not teach a decoder to read what was heard
+        c.prepare[f"{o}_heard"] = c.prepare[o].to_dict() | dict(
+            speech="espeak", features="log_mel", limit=8 if small else 1000 // len(other),
+            accents=c.prepare.general.accents)
+    stages(c, other, heard, small, positions=512 if small else 2048 if real else 1024)
     return c
 
 
-def stages(c, other, small, positions):
+def stages(c, other, heard, small, positions):
     steps = (3, 3, 2, 4) if small else (1200, 1400, 300, 300)
     lr, rows = 2e-3, 1
     short = dict(kind="asr", rows=1, positions=512)
@@ -190,8 +195,8 @@ def stages(c, other, small, positions):
         asr=dict(
             steps=steps[1], trainable=(r"^encoder", r"^ctc_head", r"^connector"),
             weights=dict(speech=1.0, ctc=1.0), optimizer=optimizer(lr, 50),
-            batches=dict(speech=batch("speech", ("general",), kind="asr", path="speech", rows=rows,
-                                      positions=positions, spec_augment=mask))),
+            batches=dict(speech=batch("speech", ("general", *heard), kind="asr", path="speech",
+                                      rows=rows, positions=positions, spec_augment=mask))),
         align=dict(
             steps=steps[2], trainable=(r"^text_encoder",), weights=dict(text=1.0),
             optimizer=optimizer(lr, 20),
