@@ -1,13 +1,18 @@
-"""What the CTC head hears: log-probabilities of every vector of an utterance."""
+"""What the CTC head hears: log-probabilities of every vector of an utterance, and what they spell.
+"""
 
+import dataclasses
 import functools
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from speechdst.data.contexts import FRAMES_PER_SECOND
-from speechdst.data.dialogue import BadInput
+from speechdst.data.contexts import FRAMES_PER_SECOND, Context, Hearing, TreeBuilder
+from speechdst.data.dialogue import BadInput, Dialogue
+from speechdst.data.tokenizer import Tokenizer
+from speechdst.decoding.parse import Prediction
 from speechdst.models.dialogue_lm import DialogueLMConfig
 from speechdst.training import state
 
@@ -28,6 +33,34 @@ class CTCHead:
         x[: len(features)] = features
         found, length = _log_probs(self._params, x, jnp.int32(len(features)), graph=self._graph)
         return np.asarray(found)[: int(length)]
+
+
+def spelled(log_probs: np.ndarray) -> list[int]:
+    """The labels of the best path: of every vector the likeliest class, repetitions once, without
+    blanks."""
+    best = log_probs.argmax(-1) if len(log_probs) else np.zeros(0, int)
+    kept = (best != log_probs.shape[-1] - 1) & (best != np.append(-1, best[:-1]))
+    return best[kept].tolist()
+
+
+@dataclasses.dataclass(frozen=True)
+class Speller:
+    """Writes down what the CTC head hears, as a `decoding.track.Tracker` of utterances does."""
+
+    params: state.Params
+    config: DialogueLMConfig
+    tokenizer: Tokenizer
+
+    def track(self, dialogues: Sequence[Dialogue]) -> Iterator[tuple[int, int, Prediction, str]]:
+        head = CTCHead(self.config, self.params)
+        builder = TreeBuilder(Context("asr"), self.tokenizer, self.config.soft_length,
+                              Hearing.of(self.config.encoder))
+        for d, dialogue in enumerate(dialogues):
+            for i, turn in enumerate(dialogue.turns):
+                if turn.speaker == "user":
+                    ids = spelled(head(builder.utterance(turn).features))
+                    text = self.tokenizer.decode(ids).strip()
+                    yield d, i, Prediction(text, [], {}, True), text
 
 
 @functools.partial(jax.jit, static_argnames="graph")

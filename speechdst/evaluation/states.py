@@ -5,7 +5,8 @@ Prints joint goal accuracy with intervals beside two reference points: a tracker
 given to its text path. With a grammar (`evaluation.grammar`) also what the decoder makes of it.
 Writes WORKDIR/evaluation/DATA-SPLIT-{speech,decoder,text_oracle,empty}/{predictions,scores}.json;
 predictions are in the field scorer's format. With `context.kind` asr, which is stage 1, the
-transcripts are scored instead: word error rate, in WORKDIR/evaluation/DATA-SPLIT-asr.
+transcripts are scored instead, those of the decoder and of the CTC head: word error rate, in
+WORKDIR/evaluation/DATA-SPLIT-{asr,ctc}.
 """
 
 import dataclasses
@@ -22,6 +23,7 @@ from speechdst.config import context_of, grammar_of
 from speechdst.data.dialogue import BadInput, Turn
 from speechdst.data.loader import First
 from speechdst.data.prepared import Prepared
+from speechdst.decoding.ctc import Speller
 from speechdst.decoding.track import Tracker
 from speechdst.files import write_text
 from speechdst.metrics import jga, ontology, scores
@@ -66,9 +68,10 @@ def summary(rows: dict[str, scores.Scores]) -> Table:
     return table
 
 
-def evaluate_transcripts(c: ConfigDict, workdir: Path, tracker: Tracker, dialogues) -> None:
-    """Word error rate of the user turns that have a transcript, with its interval over dialogues.
-    Raises `BadInput` if none has one."""
+def evaluate_transcripts(c: ConfigDict, workdir: Path, tracker: Tracker | Speller, dialogues,
+                         name: str = "asr") -> None:
+    """Word error rate of the user turns that have a transcript, with its interval over dialogues;
+    `name`: of the arm. Raises `BadInput` if none has one."""
     e = c.evaluation
     heard: list[list[tuple[str, str]]] = [[] for _ in dialogues]
     for d, turn, prediction, _ in tracker.track(dialogues):
@@ -81,7 +84,7 @@ def evaluate_transcripts(c: ConfigDict, workdir: Path, tracker: Tracker, dialogu
                        mend="evaluate a split that is transcribed")
     rate = scores.Rate.of([w.substitutions + w.deletions + w.insertions for w in counted],
                           [w.words for w in counted])
-    results = workdir / "evaluation" / f"{e.data}-{e.split}-asr"
+    results = workdir / "evaluation" / f"{e.data}-{e.split}-{name}"
     if distributed.first():
         lines = [{"id": d.id, "said": said, "heard": label} for d, pairs in zip(
             dialogues, heard, strict=True) for said, label in pairs]
@@ -90,7 +93,7 @@ def evaluate_transcripts(c: ConfigDict, workdir: Path, tracker: Tracker, dialogu
                                              "interval": [rate.low, rate.high]}
         write_text(results / "word_errors.json", json.dumps(found) + "\n")
     distributed.written(results)
-    print(f"word error rate, %: {rate} over {whole.words} words of "
+    print(f"{name}: word error rate, %: {rate} over {whole.words} words of "
           f"{whole.utterances} turns; transcripts: {results}")
 
 
@@ -105,6 +108,8 @@ def evaluate(c: ConfigDict, workdir: Path, stage: str = "", oracle: bool = True)
     if e.context.kind == "asr":
         evaluate_transcripts(c, workdir, Tracker(params, model, tokenizer, context_of(e.context),
                                                  e.beam, e.max_new, e.rows), taken)
+        if model.ctc and model.encoder.hears == "log_mel":
+            evaluate_transcripts(c, workdir, Speller(params, model, tokenizer), taken, "ctc")
         return
     dialogues = [d for d in taken if d.user_turns()]
     if e.context.path == "speech":
