@@ -25,7 +25,8 @@ decoder's own answer is scored beside it. `coffee_speech` is the same without th
 go on from the same first stages.
 
 Data: the speech-to-intent benchmark in data/raw/speech_to_intent, and speechocean762 as
-`manifest.jsonl` in data/raw/speechocean762 (other folders by --config.prepare.NAME.root).
+`manifest.jsonl` in data/raw/speechocean762 (other folders by --config.prepare.NAME.root and, of the
+grammar, --config.evaluation.grammar).
 Recordings whose id has the hash of `test` or `dev` are heard by no stage.
 """
 
