@@ -1,6 +1,5 @@
 """How a recording becomes turns: at pauses, or as one utterance freed of its silence."""
 
-
 import numpy as np
 import pytest
 import soundfile

@@ -1,5 +1,4 @@
-"""What the CTC head hears: log-probabilities of every vector of an utterance, and what they spell.
-"""
+"""What the CTC head hears: log-probabilities of an utterance's vectors, and what they spell."""
 
 import dataclasses
 import functools
@@ -17,12 +16,17 @@ from speechdst.models.dialogue_lm import DialogueLMConfig
 from speechdst.training import state
 
 
+def has_head(model: DialogueLMConfig) -> bool:
+    """Whether there is a `CTCHead` in the model."""
+    return model.ctc and model.encoder.hears == "log_mel"
+
+
 class CTCHead:
     """float [frames, channels] log-mel features -> float32 [vectors, V + 1], the blank last."""
 
     def __init__(self, model: DialogueLMConfig, params: state.Params):
         """Raises `BadInput` if the model has no CTC head, or does not hear log-mel features."""
-        if not model.ctc or model.encoder.hears != "log_mel":
+        if not has_head(model):
             raise BadInput("there is no CTC head over log-mel features", field="model",
                            mend="a from-scratch preset with ctc = True")
         self.channels = model.encoder.channels
@@ -33,6 +37,18 @@ class CTCHead:
         x[: len(features)] = features
         found, length = _log_probs(self._params, x, jnp.int32(len(features)), graph=self._graph)
         return np.asarray(found)[: int(length)]
+
+
+def heard(dialogues: Sequence[Dialogue], model: DialogueLMConfig, tokenizer: Tokenizer,
+          params: state.Params) -> Iterator[tuple[int, int, np.ndarray]]:
+    """(dialogue, turn, what `CTCHead` hears in it) of every user turn, indices into `dialogues` and
+    its turns."""
+    head = CTCHead(model, params)
+    builder = TreeBuilder(Context("asr"), tokenizer, model.soft_length, Hearing.of(model.encoder))
+    for d, dialogue in enumerate(dialogues):
+        for i, turn in enumerate(dialogue.turns):
+            if turn.speaker == "user":
+                yield d, i, head(builder.utterance(turn).features)
 
 
 def spelled(log_probs: np.ndarray) -> list[int]:
@@ -52,15 +68,9 @@ class Speller:
     tokenizer: Tokenizer
 
     def track(self, dialogues: Sequence[Dialogue]) -> Iterator[tuple[int, int, Prediction, str]]:
-        head = CTCHead(self.config, self.params)
-        builder = TreeBuilder(Context("asr"), self.tokenizer, self.config.soft_length,
-                              Hearing.of(self.config.encoder))
-        for d, dialogue in enumerate(dialogues):
-            for i, turn in enumerate(dialogue.turns):
-                if turn.speaker == "user":
-                    ids = spelled(head(builder.utterance(turn).features))
-                    text = self.tokenizer.decode(ids).strip()
-                    yield d, i, Prediction(text, [], {}, True), text
+        for d, turn, log_probs in heard(dialogues, self.config, self.tokenizer, self.params):
+            text = self.tokenizer.decode(spelled(log_probs)).strip()
+            yield d, turn, Prediction(text, [], {}, True), text
 
 
 @functools.partial(jax.jit, static_argnames="graph")

@@ -8,8 +8,8 @@ from speechdst.data.contexts import Hearing, TreeBuilder
 from speechdst.data.dialogue import Dialogue
 from speechdst.data.grammar import Grammar
 from speechdst.decoding.answers import Answerer
-from speechdst.decoding.commands import Search
-from speechdst.decoding.ctc import CTCHead
+from speechdst.decoding.commands import Command, Search
+from speechdst.decoding.ctc import heard
 from speechdst.decoding.parse import Prediction, parse
 
 
@@ -30,16 +30,14 @@ class Tracker(Answerer):
     def track(self, dialogues: Sequence[Dialogue]) -> Iterable[tuple[int, int, Prediction, str]]:
         """Yields (dialogue, turn, prediction, raw answer) for every user turn, indices into
         `dialogues` and its turns."""
+        if self.grammar is not None and self.context.path == "speech":
+            search = Search(self.grammar, self.tokenizer)
+            for d, turn, log_probs in heard(dialogues, self.config, self.tokenizer, self.params):
+                yield d, turn, *_command(search(log_probs))
+            return
         builder = TreeBuilder(self.context, self.tokenizer, self.config.soft_length,
                               Hearing.of(self.config.encoder))
         users = [[i for i, t in enumerate(d.turns) if t.speaker == "user"] for d in dialogues]
-        if self.grammar is not None and self.context.path == "speech":
-            search, head = Search(self.grammar, self.tokenizer), CTCHead(self.config, self.params)
-            for d, turns in enumerate(users):
-                for turn in turns:
-                    heard = builder.utterance(dialogues[d].turns[turn]).features
-                    yield d, turn, *_command(search(head(heard)))
-            return
         if self.context.kind == "spoken_history":
             prompts = [builder.prompt(d.turns) for d in dialogues]
             for d, texts in self.answers(prompts):
@@ -47,20 +45,20 @@ class Tracker(Answerer):
                     yield d, turn, parse(text), text
             return
         # Turn by turn, since a history holds the model's own transcripts of the turns before.
-        heard = [list(d.turns) for d in dialogues]
+        history = [list(d.turns) for d in dialogues]
         for k in range(max(map(len, users), default=0)):
             asked = [d for d in range(len(dialogues)) if k < len(users[d])]
-            prompts = [builder.prompt(heard[d][: users[d][k] + 1]) for d in asked]
+            prompts = [builder.prompt(history[d][: users[d][k] + 1]) for d in asked]
             for index, (text,) in self.answers(prompts):
                 d, turn = asked[index], users[asked[index]][k]
                 prediction = parse(text) if self.context.kind != "asr" else Prediction(
                     text.strip(), [], {}, True)
                 if not self.gold_history:
-                    heard[d][turn] = dataclasses.replace(heard[d][turn], text=prediction.label)
+                    history[d][turn] = dataclasses.replace(history[d][turn], text=prediction.label)
                 yield d, turn, prediction, text
 
 
-def _command(found) -> tuple[Prediction, str]:
+def _command(found: Command | None) -> tuple[Prediction, str]:
     """A `commands.Command` as a prediction and what stands for a decoder's answer."""
     if found is None:
         return Prediction("", [], {}, False), ""

@@ -23,15 +23,14 @@ from speechdst.config import context_of, grammar_of
 from speechdst.data.dialogue import BadInput, Turn
 from speechdst.data.loader import First
 from speechdst.data.prepared import Prepared
-from speechdst.decoding.ctc import Speller
+from speechdst.decoding.ctc import Speller, has_head
 from speechdst.decoding.track import Tracker
 from speechdst.files import write_text
 from speechdst.metrics import jga, ontology, scores
 from speechdst.metrics.wer import word_errors
 from speechdst.training.checkpoint import load_run
 
-ARMS = {"speech": "from speech", "decoder": "decoder alone",
-        "text_oracle": "text oracle"}
+ARMS = {"speech": "from speech", "decoder": "decoder alone", "text_oracle": "text oracle"}
 
 
 def heard(turn: Turn) -> bool:
@@ -108,7 +107,7 @@ def evaluate(c: ConfigDict, workdir: Path, stage: str = "", oracle: bool = True)
     if e.context.kind == "asr":
         evaluate_transcripts(c, workdir, Tracker(params, model, tokenizer, context_of(e.context),
                                                  e.beam, e.max_new, e.rows), taken)
-        if model.ctc and model.encoder.hears == "log_mel":
+        if has_head(model):
             evaluate_transcripts(c, workdir, Speller(params, model, tokenizer), taken, "ctc")
         return
     dialogues = [d for d in taken if d.user_turns()]
