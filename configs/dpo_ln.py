@@ -111,11 +111,13 @@ def model(width, layers, depth_width, depth_layers, *, codebooks, card):
         dtype="float32"))
 
 
-def conversing(c, *, train, test, turns, codebooks, card, tokens, heard):
-    """Simulated conversations with their tokenizer and codec, which `heard` of them train."""
+def conversing(c, *, train, test, turns, codebooks, card, tokens, heard, faults=None):
+    """Simulated conversations with their tokenizer and codec, which `heard` of them train.
+    `faults`: the `Timing` of the agent that the base learns from; held-out ones make none."""
     said = dict(turns=turns, domains=("restaurant", "hotel"), domain_counts=(1.0,), same=0.0)
     c.prepare = dict(conversations=dict(corpus="simulated_conversations", splits=dict(
-        train=dict(conversations=train, **said), test=dict(conversations=test, **said))))
+        train=dict(conversations=train, timing=faults or {}, **said),
+        test=dict(conversations=test, **said))))
     c.tokenizer = dict(size=tokens, train_on=("conversations",), path="")
     c.codec = dict(path="", train_on=("conversations",), conversations=heard,
                    codebooks=codebooks, card=card, seed=0, rounds=12)
@@ -142,8 +144,10 @@ def tiny(c):
 
 def demo(c):
     """A base model from scratch, then DPO-LN: minutes on two cores. (The learning rates are ours:
-    the published ones are for a model of 7B.)"""
-    conversing(c, train=600, test=40, turns=(2, 3), codebooks=4, card=128, tokens=640, heard=60)
+    the published ones are for a model of 7B.) The base learns from an agent that answers late or
+    not at all at times, as live ones do: else there is nothing of that to unlearn."""
+    conversing(c, train=600, test=40, turns=(2, 3), codebooks=4, card=128, tokens=640, heard=60,
+               faults=dict(silent=0.15, late=0.15))
     c.model = model(128, 4, 64, 2, codebooks=4, card=128)
     c.stages = ConfigDict(dict(
         base=base(steps=1000, rows=4, positions=512, lr=2e-3, semantic=10.0),
