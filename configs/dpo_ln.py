@@ -36,7 +36,7 @@ from dataclasses import asdict
 
 from ml_collections import ConfigDict
 
-from configs import joint_dst
+from configs import joint_dst, preference_data
 
 # Shares of a pass behind which the model is kept and evaluated, as published: the best is often
 # among the first.
@@ -144,10 +144,10 @@ def tiny(c):
 
 def demo(c):
     """A base model from scratch, then DPO-LN: minutes on two cores. (The learning rates are ours:
-    the published ones are for a model of 7B.) The base learns from an agent that answers late or
-    not at all at times, as live ones do: else there is nothing of that to unlearn."""
+    the published ones are for a model of 7B.) The base learns from an agent with the faults of
+    that of the live logs: else it has none to unlearn but those of its size."""
     conversing(c, train=600, test=40, turns=(2, 3), codebooks=4, card=128, tokens=640, heard=60,
-               faults=dict(silent=0.15, late=0.15))
+               faults=preference_data.demo().recordings.timing.to_dict())
     c.model = model(128, 4, 64, 2, codebooks=4, card=128)
     c.stages = ConfigDict(dict(
         base=base(steps=1000, rows=4, positions=512, lr=2e-3, semantic=10.0),
