@@ -2,6 +2,7 @@
 
     python -m benchmarks.alignment --out=runs/alignment
     python -m benchmarks.alignment --quick --out=runs/alignment_quick     # seconds, shows nothing
+    python -m benchmarks.alignment --preset=faulty --arms="DPO-LN text" --out=runs/alignment_faulty
 
 One base model, trained from scratch on all streams of simulated two-channel conversations, is
 aligned by every variant on the same pairs, with three seeds (which draw the batches and what the
@@ -84,8 +85,8 @@ VARIANTS = {  # what differs from the stage of the config
 }
 MEASURES = {"win_rate": "pairs won, %", "wrong_turns": "wrong turns, %",
             "unanswered": "unanswered, %", "early": "talked into, %",
-            "talked_over": "talked over, %", "replay_in_a_row": "replay, words",
-            "replay_in_all": "(in all)", "wer": "WER, %"}
+            "latency": "latency, s", "talked_over": "talked over, %",
+            "replay_in_a_row": "replay, words", "replay_in_all": "(in all)", "wer": "WER, %"}
 SCALES = live.SCALES | {"win_rate": 100.0}
 
 
@@ -310,15 +311,17 @@ def table(title: str, rows: Mapping[str, Mapping]) -> Table:
     for column in ("", *(MEASURES[m] for m in there)):
         made.add_column(column, justify="right" if column else "left", no_wrap=True)
     for arm, of in rows.items():
-        made.add_row(arm, *(_shown(of[m]) if m in of else "" for m in there))
+        made.add_row(arm, *(_shown(of[m], 2 if m == "latency" else 1) if m in of else ""
+                            for m in there))
     return made
 
 
-def _shown(rate: tuple) -> str:
+def _shown(rate: tuple, digits: int = 1) -> str:
     value, low, high = rate
     if np.isnan(value):
         return "-"
-    return f"{value:.1f}" + ("" if low is None else f" [{low:.1f}, {high:.1f}]")
+    shown = f"{value:.{digits}f}"
+    return shown + ("" if low is None else f" [{low:.{digits}f}, {high:.{digits}f}]")
 
 
 def main(argv):

@@ -63,7 +63,7 @@ def stage(config: ConfigDict, speech: dict, text: dict, path: str = "words",
              + [(name, config.evaluation.split) for name in cross_corpus.CORPORA]}
     for batch, shares in (("speech", speech), ("text", text)):
         if not any(shares.values()):
-            del made.batches[batch], made.weights[batch]
+            del made.batches[batch]
             continue
         if unknown := set(shares) - set(known[batch]):
             raise ValueError(f"no {batch} of {sorted(unknown)}")
@@ -72,6 +72,8 @@ def stage(config: ConfigDict, speech: dict, text: dict, path: str = "words",
             for data, split in known[batch])
     if "text" in made.batches:
         made.batches.text.context.path = path
+    losses = {b.loss for b in made.batches.values()}
+    made.weights = {name: weight for name, weight in made.weights.items() if name in losses}
     return made
 
 

@@ -90,12 +90,17 @@ class Base:
             log = workdir / "log.txt"
             options = [f"--config={source}", f"--config.data_dir={config.data_dir}"]
             command("prepare", options, log, out)
-            command("train", [*options, f"--workdir={workdir}"], log, out)
+            options.append(f"--workdir={workdir}")
+            hearing = [name for name in config.order if not config.stages[name].get("encoded")]
+            first = f"--config.order={tuple(hearing)!r}"
+            command("train", [*options, first], log, out)
             heard = sorted({s["data"] for stage in config.stages.values() if stage.get("encoded")
                             for b in stage.batches.values() if b.context.path == "speech"
                             for s in b.sources})
-            command("prepare", ["--features", *options, f"--workdir={workdir}",
-                                f"--only={','.join(heard)}"], log, out)
+            command("prepare", ["--features", *options, first, f"--only={','.join(heard)}"], log,
+                    out)
+            if len(hearing) < len(config.order):
+                command("train", options, log, out)
             write_text(done, source)
         jax.config.update("jax_compilation_cache_dir", str(out.absolute() / "compiled"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

@@ -11,11 +11,12 @@ and with B and not A (restaurant-hotel, train-taxi). Behind "+" a size of `SIZES
 `FAMILIES`, behind "@" the folder of the corpora as released, `sgd` and `multiwoz` in it. "tiny_" in
 front makes all of it small: for tests.
 
-All arms start from one base (stages `text`, `asr`, `align`), which has met neither corpus: it
-stands for the pretrained LLM and speech encoder of the published recipe. Its text is dialogues of
-other domains, its speech is words in no order (`corpora.simulated_words`). What it stands for has
-met nearly every word of both corpora, so these words are those of both, without their sentences,
-slots and states. An arm is the last stage, `joint`, over the corpora `a` and `b`: see `ARMS`.
+All arms start from one base (stages `text`, `asr`, `read`), which has met neither corpus: it
+stands for the pretrained LLM and speech encoder of the published recipe. It knows dialogues of
+other domains, and transcribed speech of phrases of three words in no order
+(`corpora.simulated_words`). What it stands for has met nearly every word and phrase of both
+corpora, so these are those of both, without their dialogues, slots and states. An arm is the last
+stage, `joint`, over the corpora `a` and `b`: see `ARMS`.
 """
 
 from ml_collections import ConfigDict
@@ -40,9 +41,9 @@ def splits(sizes, **options):
             for split, n in zip(("train", CHOOSING, HELD_OUT), sizes, strict=True)}
 
 
-def words_of(dialogues, *of):
-    return prepared("simulated_words", dict(train=dict(dialogues=dialogues, of=of)),
-                    held_out_voices=())
+def phrases_of(dialogues, *of):
+    return prepared("simulated_words", dict(train=dict(
+        dialogues=dialogues, of=of, phrase=3, words=(1, 4))), held_out_voices=())
 
 
 def simulated(c, small, raw):
@@ -50,19 +51,18 @@ def simulated(c, small, raw):
     del raw
     sizes = (24, 4, 4) if small else (1500, 40, 60)
     held = (CHOOSING, HELD_OUT)
-    one = dict(domains=("restaurant", "hotel"), filler=0.08, repair=0.02, **TALK)
-    two = dict(domains=("events", "doctor"), schema="b", filler=0.3, repair=0.08, restart=0.08,
-               **TALK)
+    one = dict(domains=("restaurant",), filler=0.08, repair=0.02, **TALK)
+    two = dict(domains=("events",), schema="b", filler=0.3, repair=0.08, restart=0.08, **TALK)
     c.prepare = dict(
         a=prepared("simulated", splits(sizes, **one), held_out_voices=held),
         b=prepared("simulated", splits(sizes, **two), held_out_voices=held),
         other_a=prepared("simulated", dict(train=dict(
-            dialogues=sizes[0], domains=("taxi", "train"), **TALK)), speech="none",
+            dialogues=sizes[0], domains=("taxi", "train", "hotel"), **TALK)), speech="none",
             held_out_voices=()),
         other_b=prepared("simulated", dict(train=dict(
-            dialogues=sizes[0], domains=("music", "rentalcar"), schema="b", **TALK)),
-            speech="none", held_out_voices=()),
-        general=words_of(24 if small else 6000, dict(corpus="simulated", dialogues=600),
+            dialogues=sizes[0], domains=("music", "rentalcar", "doctor"), schema="b",
+            **TALK)), speech="none", held_out_voices=()),
+        general=phrases_of(24 if small else 8000, dict(corpus="simulated", dialogues=600),
                          dict(corpus="simulated", dialogues=600, schema="b")))
     c.prepare["a"]["accents"] = ("en-us", "en-us-nyc")
     c.prepare["b"]["accents"] = ("en", "en-gb-scotland")
@@ -89,7 +89,7 @@ def german(c, small, raw):
         b=prepared("simulated", splits(sizes, **of("hotel")), held_out_voices=held),
         other=prepared("simulated", dict(train=dict(dialogues=2 * sizes[0], **of("taxi", "zug"))),
                        speech="none", held_out_voices=()),
-        general=words_of(24 if small else 6000,
+        general=phrases_of(24 if small else 8000,
                          dict(corpus="simulated", dialogues=600, language="de")))
     for name in ("a", "b", "general"):
         c.prepare[name]["accents"] = ("de",)
@@ -122,7 +122,7 @@ def sgd(c, small, raw):
         b=multiwoz(raw),
         other=prepared("sgd", dict(train=own("train", lacking=SHARED)), root=root, speech="none",
                        held_out_voices=()),
-        general=words_of(24 if small else 20_000,
+        general=phrases_of(24 if small else 20_000,
                          dict(corpus="sgd", root=root, merge_services=True),
                          dict(corpus="multiwoz", root=f"{raw}/multiwoz", from_split="val",
                               folds=FOLDS)))
@@ -137,7 +137,7 @@ def domains(c, small, raw, a, b):
     c.prepare = dict(
         a=multiwoz(raw, having=(a,), lacking=(b,)), b=multiwoz(raw, having=(b,), lacking=(a,)),
         other=multiwoz(raw, "none", lacking=(a, b)),
-        general=words_of(24 if small else 20_000, dict(
+        general=phrases_of(24 if small else 20_000, dict(
             corpus="multiwoz", root=f"{raw}/multiwoz", from_split="val", folds=FOLDS)))
     return ("other",)
 
@@ -151,7 +151,7 @@ def get_config(preset: str = "simulated") -> ConfigDict:
     small, (name, *options) = name != preset, name.split("+")
     c = joint_dst.get_config("tiny")
     c.name, c.data_dir = f"cross_corpus_{preset}", f"data/cross_corpus_{preset}"
-    c.order = ("text", "asr", "align")
+    c.order = ("text", "asr", "read")
     c.evaluation.update(data="", split=HELD_OUT, limit=0, rows=64, max_new=96)
     c.prepare = ConfigDict()
     if name in PRESETS:
@@ -162,11 +162,14 @@ def get_config(preset: str = "simulated") -> ConfigDict:
         raise ValueError(f"cross_corpus has no preset {preset!r}, there are {', '.join(PRESETS)} "
                          "and pairs of MultiWOZ's domains, as restaurant-hotel")
     real = name not in ("simulated", "german")
-    c.tokenizer = dict(size=640 if small else 1000, train_on=("general", *other, "a", "b"),
+    c.tokenizer = dict(size=400, train_on=("general", *other, "a", "b"),
                        path="")
     size = next((SIZES[o] for o in options if o in SIZES), SIZES["middle"])
     c.model = (model(64, 2, encoder_width=64, encoder_layers=1, lora_rank=4) if small else
                model(*size, encoder_width=128, encoder_layers=4))
+    # The text encoder reads the LLM's own embedding: from scratch it takes longer to learn to spell
+    # than all stages together.
+    c.model.text_encoder.llm_width = c.model.decoder.transformer.width
     family = next((FAMILIES[o] for o in options if o in FAMILIES), {})
     c.model.decoder.transformer.update(family)
     if unknown := set(options) - set(SIZES) - set(FAMILIES):
@@ -181,31 +184,41 @@ def get_config(preset: str = "simulated") -> ConfigDict:
 
 
 def stages(c, other, heard, small, positions):
-    steps = (3, 3, 2, 4) if small else (1200, 1400, 300, 300)
+    steps = (3, 3, 3, 4) if small else (800, 1200, 500, 300)
     lr, rows = 2e-3, 1
     short = dict(kind="asr", rows=1, positions=512)
     mask = dict(channel_masks=2, channel_width=12, time_masks=2, time_width=12)
     text = dict(kind="text_history", rows=rows, positions=positions)
+    hearing = batch("speech", ("general", *heard), kind="asr", path="speech", rows=rows,
+                    positions=positions)
+    for source in hearing["sources"]:
+        source["weight"] = 0.6 if source["data"] == "general" else 0.4 / len(heard)
+    decoder = r"^decoder/(?!.*lora)"
     c.stages = dict(
         text=dict(
-            steps=steps[0], trainable=(r"^decoder/(?!.*lora)",), weights=dict(text=1.0),
+            steps=steps[0], trainable=(decoder,), weights=dict(text=1.0),
             optimizer=optimizer(lr, 50),
             batches=dict(text=batch("text", other, path="tokens", **text),
                          repeat=batch("text", ("general",), path="tokens", **short))),
         asr=dict(
-            steps=steps[1], trainable=(r"^encoder", r"^ctc_head", r"^connector"),
-            weights=dict(speech=1.0, ctc=1.0), optimizer=optimizer(lr, 50),
-            batches=dict(speech=batch("speech", ("general", *heard), kind="asr", path="speech",
-                                      rows=rows, positions=positions, spec_augment=mask))),
-        align=dict(
-            steps=steps[2], trainable=(r"^text_encoder",), weights=dict(text=1.0),
-            optimizer=optimizer(lr, 20),
-            batches=dict(text=batch("text", other, path="words", **text),
-                         repeat=batch("text", ("general",), path="words", **short))),
+            steps=steps[1], trainable=(r"^encoder", r"^ctc_head"), weights=dict(ctc=1.0),
+            optimizer=optimizer(lr, 100),
+            batches=dict(speech=hearing | dict(spec_augment=mask))),
+        # The encoder is frozen from here on, and run once for all that follows. The decoder learns
+        # to read what the connector makes of speech and of text alike, for the one that it has
+        # been so far has met tokens only.
+        read=dict(
+            encoded=True, steps=steps[2], trainable=(r"^connector", r"^text_encoder", decoder),
+            weights=dict(speech=1.0, text=1.0), optimizer=optimizer(1.5 * lr, 50),
+            batches=dict(hear=hearing,
+                         track=batch("speech", heard, path="speech", **text),
+                         repeat=batch("text", ("general",), path="words", **short),
+                         text=batch("text", other, path="words", **text))),
+        # What it has heard is heard on: else an arm forgets how words sound that its corpus lacks.
         joint=dict(
-            # The encoder is frozen here and run once for all arms.
             encoded=True, steps=steps[3],
             trainable=(r"^connector", r"^text_encoder", r"^decoder"),
-            weights=dict(speech=1.0, text=1.0), optimizer=optimizer(lr / 2, 20),
+            weights=dict(speech=1.0, text=1.0), optimizer=optimizer(1.5 * lr, 20),
             batches=dict(speech=batch("speech", CORPORA, path="speech", **text),
+                         hear=hearing | dict(positions=512),
                          text=batch("text", CORPORA, path="words", **text))))

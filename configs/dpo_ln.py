@@ -10,9 +10,9 @@ dialogue states.
     python -m speechdst.generate --model=exported/dpo_ln --audio=user.wav --out=reply.wav
 
 Presets: tiny (seconds, for tests), demo (minutes on a CPU: a base model from scratch on simulated
-conversations, then DPO-LN on pairs), moshi (the published setting and sizes). The text stream alone
-is compared; the depth part has no gradient then, whatever its learning rate. Other variants of the
-paper's Tables 1 and 3:
+conversations, then DPO-LN on pairs), faulty (the same on a base with bad manners), moshi (the
+published setting and sizes). The text stream alone is compared; the depth part has no gradient
+then, whatever its learning rate. Other variants of the paper's Tables 1 and 3:
 
     --config.stages.preference.objective.streams=text+audio    rewards added before the sigmoid
     --config.stages.preference.objective.streams=text,audio    two losses, added
@@ -111,13 +111,13 @@ def model(width, layers, depth_width, depth_layers, *, codebooks, card):
         dtype="float32"))
 
 
-def conversing(c, *, train, test, turns, codebooks, card, tokens, heard, faults=None):
-    """Simulated conversations with their tokenizer and codec, which `heard` of them train.
-    `faults`: the `Timing` of the agent that the base learns from; held-out ones make none."""
+def conversing(c, *, train, test, turns, codebooks, card, tokens, heard, timing=None):
+    """Simulated conversations, of this `Timing`, with their tokenizer and codec, which `heard` of
+    them train."""
     said = dict(turns=turns, domains=("restaurant", "hotel"), domain_counts=(1.0,), same=0.0)
     c.prepare = dict(conversations=dict(corpus="simulated_conversations", splits=dict(
-        train=dict(conversations=train, timing=faults or {}, **said),
-        test=dict(conversations=test, **said))))
+        train=dict(conversations=train, timing=dict(timing or {}), **said),
+        test=dict(conversations=test, timing=dict(timing or {}), **said))))
     c.tokenizer = dict(size=tokens, train_on=("conversations",), path="")
     c.codec = dict(path="", train_on=("conversations",), conversations=heard,
                    codebooks=codebooks, card=card, seed=0, rounds=12)
@@ -142,17 +142,24 @@ def tiny(c):
     c.evaluation.update(limit=2, rows=2)
 
 
-def demo(c):
+def demo(c, timing=None):
     """A base model from scratch, then DPO-LN: minutes on two cores. (The learning rates are ours:
-    the published ones are for a model of 7B.) The base learns from an agent with the faults of
-    that of the live logs: else it has none to unlearn but those of its size."""
+    the published ones are for a model of 7B.)"""
     conversing(c, train=600, test=40, turns=(2, 3), codebooks=4, card=128, tokens=640, heard=60,
-               faults=preference_data.demo().recordings.timing.to_dict())
+               timing=timing)
     c.model = model(128, 4, 64, 2, codebooks=4, card=128)
     c.stages = ConfigDict(dict(
         base=base(steps=1000, rows=4, positions=512, lr=2e-3, semantic=10.0),
         preference=preference(steps=200, rows=2, positions=1024, lr=5e-5, depth_lr=5e-5,
                               semantic=10.0)))
+
+
+def faulty(c):
+    """The demo, but that the base learns from an agent with the faults of that of the live logs, so
+    that it has some to unlearn; that of the held-out conversations has none."""
+    demo(c, preference_data.faulty().recordings.timing.to_dict())
+    c.prepare.conversations.splits.test.timing.update(cut=0.0, silent=0.0, late=0.0, stops=0.0)
+    c.stages.preference.optimizer.lr = 2e-5
 
 
 def moshi(c):
@@ -175,7 +182,7 @@ def moshi(c):
 
 
 STATES = dict(tiny_dst=tiny_dst, demo_dst=demo_dst)
-STREAMS = dict(tiny=tiny, demo=demo, moshi=moshi)
+STREAMS = dict(tiny=tiny, demo=demo, faulty=faulty, moshi=moshi)
 
 
 def get_config(preset: str = "demo") -> ConfigDict:

@@ -7,11 +7,11 @@
         --config.improvement.writer.url=http://localhost:8000/v1 \\
         --config.improvement.writer.model=NAME
 
-Presets: tiny and demo (simulated live logs, offline: the pairs that the presets of these names in
-configs/dpo_ln.py train on), published (the same with the mixture of types of the paper), recordings
-(your own folder, ROOT/SPLIT/NAME.wav with the agent left and the user right beside NAME.json; it
-needs a judge and a writer for what is said, without them only interruptions and late answers get a
-better reply), given (pairs that were made elsewhere). What there is to set stands in
+Presets: tiny, demo and faulty (simulated live logs, offline: the pairs that the presets of these
+names in configs/dpo_ln.py train on), published (the same with the mixture of types of the paper),
+recordings (your own folder, ROOT/SPLIT/NAME.wav with the agent left and the user right beside
+NAME.json; it needs a judge and a writer for what is said, without them only interruptions and late
+answers get a better reply), given (pairs that were made elsewhere). What there is to set stands in
 speechdst/preference/settings.py.
 """
 
@@ -71,6 +71,19 @@ def demo():
                     shares=dict(content=0.25, cut_user=0.35, silent=0.3, backchannel=0.1))
 
 
+def faulty():
+    """More of the demo's, of users who do not pause within a turn: what is right can then always be
+    heard, and an agent is only to leave off bad habits. Mostly about interruptions, with more
+    silence behind a reply: silence to be answered is many frames that all say the same, and few
+    such pairs teach to talk at any time."""
+    timing = demo().recordings.timing.to_dict() | dict(pause=0.0)
+    c = settings("faulty", simulated({"train": 1200, "test": 40}, content=0.15, faults=timing,
+                                     turns=(2, 3), seed=2),
+                 shares=dict(content=0.1, cut_user=0.66, silent=0.12, backchannel=0.12))
+    c.pairs.update(tail=2.5, silence=4.0)
+    return c
+
+
 def published():
     """The mixture of the paper."""
     faults = timing(cut=0.08, silent=0.05, late=0.05, stops=0.0, backchannel=0.3)
@@ -90,7 +103,8 @@ def given():
                     shares={})
 
 
-PRESETS = dict(tiny=tiny, demo=demo, published=published, recordings=recordings, given=given)
+PRESETS = dict(tiny=tiny, demo=demo, faulty=faulty, published=published, recordings=recordings,
+               given=given)
 
 
 def get_config(preset: str = "demo") -> ConfigDict:

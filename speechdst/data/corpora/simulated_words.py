@@ -1,9 +1,10 @@
-"""Words of other corpora in no order: general speech, which tells nothing of anybody's dialogues.
+"""Words or phrases of other corpora in no order: general speech, which tells nothing of anybody's
+dialogues.
 
-Published recipes start from a speech encoder and an LLM that have met nearly every word of the
-target corpus in other company. From-scratch models have not; utterances of words drawn one by one
-give them the words, and neither sentence, slot nor state. Recognition and repetition are trained on
-it before the corpora that are compared are touched.
+Published recipes start from a speech encoder and an LLM that have met nearly every word and phrase
+of the target corpus in other company. From-scratch models have not; utterances of words, or of
+phrases of a few words, drawn one by one give them these, and neither dialogue, slot nor state.
+Recognition and repetition are trained on it before the corpora that are compared are touched.
 """
 
 import random
@@ -22,33 +23,36 @@ def schema(root: Path | None = None) -> None:
     return None
 
 
-def lexicon(root: Path, of: Sequence[dict]) -> list[str]:
-    """The sorted words of the user turns of some corpora. `of`: for each its `corpus`, and
-    optionally `root` (else `root`), `split` ("train") and options of its reader.
+def lexicon(root: Path, of: Sequence[dict], phrase: int = 1) -> list[str]:
+    """The sorted words of the user turns of some corpora, or all their runs of `phrase` words (of a
+    shorter turn the whole). `of`: for each its `corpus`, and optionally `root` (else `root`),
+    `split` ("train") and options of its reader.
 
     Raises `BadInput` if a corpus cannot be read or no word is found.
     """
-    words: set[str] = set()
+    found: set[str] = set()
     for entry in of:
         options = dict(entry)
         name, split = options.pop("corpus"), options.pop("split", "train")
         for record in corpora.read(name, options.pop("root", root), split, **options):
             if isinstance(record, Dialogue):
-                words.update(w for t in record.turns if t.speaker == "user"
-                             for w in common.transcript(t.text).split())
-    if not words:
+                for said in (common.transcript(t.text).split() for t in record.turns
+                             if t.speaker == "user"):
+                    found.update(" ".join(said[i : i + phrase])
+                                 for i in range(max(bool(said), len(said) - phrase + 1)))
+    if not found:
         raise BadInput("no user turn has a word", field="of")
-    return sorted(words)
+    return sorted(found)
 
 
 def read(root: Path, split: str, *, of: Sequence[dict], seed: int = 0, dialogues: int = 1000,
-         words: tuple[int, int] = (4, 12)) -> Iterator[Dialogue]:
-    """`dialogues` utterances of fewest to most `words`, of the `lexicon` of `of`; the same ones
-    every time. The lexicon is gone through before a word comes again, each time in another order.
-    """
+         words: tuple[int, int] = (4, 12), phrase: int = 1) -> Iterator[Dialogue]:
+    """`dialogues` utterances of fewest to most `words` (or phrases of `phrase` words), of the
+    `lexicon` of `of`; the same ones every time. The lexicon is gone through before one comes again,
+    each time in another order."""
     common.known_split("simulated_words", split, SPLITS)
     rng = random.Random(f"simulated_words/{seed}/{split}")
-    known, pile = lexicon(root, of), []
+    known, pile = lexicon(root, of, phrase), []
     for index in range(dialogues):
         said = []
         for _ in range(rng.randint(*words)):

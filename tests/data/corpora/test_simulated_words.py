@@ -1,5 +1,6 @@
 from speechdst.data import corpora
 from speechdst.data.corpora import simulated, simulated_words
+from speechdst.data.dialogue import Dialogue, Turn
 
 OF = (dict(corpus="simulated", dialogues=40), dict(corpus="simulated", dialogues=40, schema="b"))
 
@@ -19,3 +20,13 @@ def test_the_same_every_time_and_without_states():
     read = lambda **kw: list(corpora.read("simulated_words", "", "train", of=OF, **kw))
     assert read(dialogues=5) == read(dialogues=9)[:5] != read(dialogues=5, seed=1)
     assert all(not d.user_turns() for d in read(dialogues=5))
+
+
+def test_phrases_stay_together_and_shorter_turns_whole(monkeypatch):
+    turns = (Turn("user", "One two, three four."), Turn("agent", "not this"), Turn("user", "yes"))
+    monkeypatch.setattr(corpora, "read", lambda *a, **kw: [Dialogue("d", "c", "train", turns)])
+    assert simulated_words.lexicon("", OF, 3) == ["one two three", "two three four", "yes"]
+    assert simulated_words.lexicon("", OF) == ["four", "one", "three", "two", "yes"]
+    said = [d.turns[0].text for d in simulated_words.read(
+        "", "train", of=OF, dialogues=6, words=(1, 1), phrase=3)]
+    assert set(said[:3]) == set(said[3:]) == {"one two three", "two three four", "yes"}
