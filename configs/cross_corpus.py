@@ -162,7 +162,7 @@ def get_config(preset: str = "simulated") -> ConfigDict:
         raise ValueError(f"cross_corpus has no preset {preset!r}, there are {', '.join(PRESETS)} "
                          "and pairs of MultiWOZ's domains, as restaurant-hotel")
     real = name not in ("simulated", "german")
-    c.tokenizer = dict(size=400, train_on=("general", *other, "a", "b"),
+    c.tokenizer = dict(size=1000 if real else 400, train_on=("general", *other, "a", "b"),
                        path="")
     size = next((SIZES[o] for o in options if o in SIZES), SIZES["middle"])
     c.model = (model(64, 2, encoder_width=64, encoder_layers=1, lora_rank=4) if small else

@@ -115,9 +115,10 @@ def conversing(c, *, train, test, turns, codebooks, card, tokens, heard, timing=
     """Simulated conversations, of this `Timing`, with their tokenizer and codec, which `heard` of
     them train."""
     said = dict(turns=turns, domains=("restaurant", "hotel"), domain_counts=(1.0,), same=0.0)
+    of = lambda count: dict(conversations=count, **said, **(dict(timing=dict(timing)) if timing
+                                                            else {}))
     c.prepare = dict(conversations=dict(corpus="simulated_conversations", splits=dict(
-        train=dict(conversations=train, timing=dict(timing or {}), **said),
-        test=dict(conversations=test, timing=dict(timing or {}), **said))))
+        train=of(train), test=of(test))))
     c.tokenizer = dict(size=tokens, train_on=("conversations",), path="")
     c.codec = dict(path="", train_on=("conversations",), conversations=heard,
                    codebooks=codebooks, card=card, seed=0, rounds=12)

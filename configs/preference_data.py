@@ -73,9 +73,9 @@ def demo():
 
 def faulty():
     """More of the demo's, of users who do not pause within a turn: what is right can then always be
-    heard, and an agent is only to leave off bad habits. Mostly about interruptions, with more
-    silence behind a reply: silence to be answered is many frames that all say the same, and few
-    such pairs teach to talk at any time."""
+    heard, and an agent is only to leave off bad habits. Mostly about interruptions, for silence to
+    be answered is many frames that all say the same: a few such pairs more, and a model learns to
+    talk at any time. The silence behind a reply teaches it to stop."""
     timing = demo().recordings.timing.to_dict() | dict(pause=0.0)
     c = settings("faulty", simulated({"train": 1200, "test": 40}, content=0.15, faults=timing,
                                      turns=(2, 3), seed=2),
