@@ -311,17 +311,9 @@ def table(title: str, rows: Mapping[str, Mapping]) -> Table:
     for column in ("", *(MEASURES[m] for m in there)):
         made.add_column(column, justify="right" if column else "left", no_wrap=True)
     for arm, of in rows.items():
-        made.add_row(arm, *(_shown(of[m], 2 if m == "latency" else 1) if m in of else ""
+        made.add_row(arm, *(sweep.shown(of[m], 2 if m == "latency" else 1) if m in of else ""
                             for m in there))
     return made
-
-
-def _shown(rate: tuple, digits: int = 1) -> str:
-    value, low, high = rate
-    if np.isnan(value):
-        return "-"
-    shown = f"{value:.{digits}f}"
-    return shown + ("" if low is None else f" [{low:.{digits}f}, {high:.{digits}f}]")
 
 
 def main(argv):
@@ -338,7 +330,8 @@ def main(argv):
     console.print(table(f"after {steps} steps, {seeds} seeds (95 % interval over seeds and "
                         "conversations)", result["arms"]))
     console.print(table("change from the base", result["changes"]))
-    console.print(f"WER of the recorded agent, through the codec: {_shown(result['recorded_wer'])}")
+    recorded = sweep.shown(result["recorded_wer"])
+    console.print(f"WER of the recorded agent, through the codec: {recorded}")
     print(sweep.plain({"steps": steps, "seeds": seeds} | result))
 
 

@@ -132,14 +132,6 @@ def figures(cells: list[dict], source: str, target: str) -> dict:
         "train_seconds": mean([c["train_seconds"] for c in cells])}
 
 
-def shown(triple, digits: int = 1) -> str:
-    value, low, high = triple
-    if value is None:
-        return "-"
-    span = "" if low is None else f" [{low:.{digits}f}, {high:.{digits}f}]"
-    return f"{value:.{digits}f}{span}"
-
-
 def table(way: str, rows: dict) -> Table:
     made = Table(title=f"speech of {way.replace(' to ', ', text of ')}: joint goal accuracy, % "
                  "(95 % interval over seeds and dialogues)", title_justify="left")
@@ -147,7 +139,7 @@ def table(way: str, rows: dict) -> Table:
         made.add_column(column, justify="right" if column else "left", no_wrap=not column)
     for name in ARMS:
         if row := rows.get(name):
-            made.add_row(name, shown(row["joint_goal"]), shown(row["source"]),
+            made.add_row(name, sweep.shown(row["joint_goal"]), sweep.shown(row["source"]),
                          f"{row['wer']:.1f}", f"{100 * row['retrieval_at_1']:.0f} %",
                          f"{row['same']:.2f} ({row['other']:.2f})")
     return made
@@ -194,7 +186,7 @@ def main(argv):
     for way, rows in result.items():
         console.print(table(way, rows))
         if "gap_closed" in rows:
-            say(f"gap closed by joint training: {shown(rows['gap_closed'], 2)}\n")
+            say(f"gap closed by joint training: {sweep.shown(rows['gap_closed'], 2)}\n")
     seconds = time.monotonic() - began
     say(f"{seeds} seed(s), {c.stages.joint.steps} steps, {seconds:.0f} s of this call")
     first = next(iter(result.values()))

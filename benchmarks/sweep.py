@@ -233,6 +233,15 @@ def plain(result: dict) -> str:
     return json.dumps(json.loads(text, parse_constant=lambda name: None))
 
 
+def shown(rate: tuple, digits: int = 1) -> str:
+    """(value, low, high) as a cell of a table; "-" if there is no value (None, nan)."""
+    value, low, high = rate
+    if value is None or np.isnan(value):
+        return "-"
+    span = "" if low is None else f" [{low:.{digits}f}, {high:.{digits}f}]"
+    return f"{value:.{digits}f}{span}"
+
+
 def right(found: Sequence[dict], data: str) -> np.ndarray:
     """Right turns of the cells of an arm, int [seeds, dialogues]."""
     return np.array([cell[data]["right"] for cell in found])

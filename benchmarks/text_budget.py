@@ -107,7 +107,7 @@ def table(result: dict) -> Table:
         for name in ("text", "recorded"):
             points, least = found[name]["points"], found[name]["smallest"]
             made.add_row(f"{setting}, {name}", *(
-                arms.shown(points[n]) if n in points else "" for n in amounts),
+                sweep.shown(points[n]) if n in points else "" for n in amounts),
                 "none" if least is None else f"{least:,}")
     return made
 

@@ -189,10 +189,14 @@ def stages(c, other, heard, small, positions):
     short = dict(kind="asr", rows=1, positions=512)
     mask = dict(channel_masks=2, channel_width=12, time_masks=2, time_width=12)
     text = dict(kind="text_history", rows=rows, positions=positions)
-    hearing = batch("speech", ("general", *heard), kind="asr", path="speech", rows=rows,
-                    positions=positions)
-    for source in hearing["sources"]:
-        source["weight"] = 0.6 if source["data"] == "general" else 0.4 / len(heard)
+
+    def hearing(positions, **kwargs):
+        made = batch("speech", ("general", *heard), kind="asr", path="speech", rows=rows,
+                     positions=positions, **kwargs)
+        for source in made["sources"]:
+            source["weight"] = 0.6 if source["data"] == "general" else 0.4 / len(heard)
+        return made
+
     decoder = r"^decoder/(?!.*lora)"
     c.stages = dict(
         text=dict(
@@ -203,14 +207,14 @@ def stages(c, other, heard, small, positions):
         asr=dict(
             steps=steps[1], trainable=(r"^encoder", r"^ctc_head"), weights=dict(ctc=1.0),
             optimizer=optimizer(lr, 100),
-            batches=dict(speech=hearing | dict(spec_augment=mask))),
+            batches=dict(speech=hearing(positions, spec_augment=mask))),
         # The encoder is frozen from here on, and run once for all that follows. The decoder learns
         # to read what the connector makes of speech and of text alike, for the one that it has
         # been so far has met tokens only.
         read=dict(
             encoded=True, steps=steps[2], trainable=(r"^connector", r"^text_encoder", decoder),
             weights=dict(speech=1.0, text=1.0), optimizer=optimizer(1.5 * lr, 50),
-            batches=dict(hear=hearing,
+            batches=dict(hear=hearing(positions),
                          track=batch("speech", heard, path="speech", **text),
                          repeat=batch("text", ("general",), path="words", **short),
                          text=batch("text", other, path="words", **text))),
@@ -220,5 +224,5 @@ def stages(c, other, heard, small, positions):
             trainable=(r"^connector", r"^text_encoder", r"^decoder"),
             weights=dict(speech=1.0, text=1.0), optimizer=optimizer(1.5 * lr, 20),
             batches=dict(speech=batch("speech", CORPORA, path="speech", **text),
-                         hear=hearing | dict(positions=512),
+                         hear=hearing(512),
                          text=batch("text", CORPORA, path="words", **text))))
