@@ -46,6 +46,7 @@ from speechdst.metrics import transfer
 ARMS = ("source_only", "text_only", "joint", "joint_no_text_encoder", "joint_separate_stages",
         "target_speech", "oracle")
 DIRECTIONS = (("a", "b"), ("b", "a"))
+HEARD = 0.25  # how often text is read that is heard as well, against text that is not
 
 
 def stage(config: ConfigDict, speech: dict, text: dict, path: str = "words",
@@ -67,9 +68,10 @@ def stage(config: ConfigDict, speech: dict, text: dict, path: str = "words",
             continue
         if unknown := set(shares) - set(known[batch]):
             raise ValueError(f"no {batch} of {sorted(unknown)}")
+        heard = speech if batch == "text" else {}
         made.batches[batch].sources = tuple(
-            dict(data=data, split=split, weight=1.0, share=float(shares.get((data, split), 0.0)))
-            for data, split in known[batch])
+            dict(data=data, split=split, weight=HEARD if (data, split) in heard else 1.0,
+                 share=float(shares.get((data, split), 0.0))) for data, split in known[batch])
     if "text" in made.batches:
         made.batches.text.context.path = path
     losses = {b.loss for b in made.batches.values()}

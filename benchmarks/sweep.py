@@ -71,6 +71,13 @@ def command(name: str, options: Iterable[str], log: Path, out: Path) -> None:
         raise BadInput(f"{name} ended with {status}", file=log)
 
 
+def encoded(config: ConfigDict) -> list[str]:
+    """The sets of which a stage reads the speech as the frozen encoder left it, sorted."""
+    return sorted({s["data"] for stage in config.stages.values() if stage.get("encoded")
+                   for b in stage.batches.values() if b.context.path == "speech"
+                   for s in b.sources})
+
+
 @dataclasses.dataclass(frozen=True)
 class Base:
     """The model that cells go on from, with what is needed to train and ask it."""
@@ -94,11 +101,8 @@ class Base:
             hearing = [name for name in config.order if not config.stages[name].get("encoded")]
             first = f"--config.order={tuple(hearing)!r}"
             command("train", [*options, first], log, out)
-            heard = sorted({s["data"] for stage in config.stages.values() if stage.get("encoded")
-                            for b in stage.batches.values() if b.context.path == "speech"
-                            for s in b.sources})
-            command("prepare", ["--features", *options, first, f"--only={','.join(heard)}"], log,
-                    out)
+            command("prepare", ["--features", *options, first,
+                                f"--only={','.join(encoded(config))}"], log, out)
             if len(hearing) < len(config.order):
                 command("train", options, log, out)
             write_text(done, source)

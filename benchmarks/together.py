@@ -40,7 +40,7 @@ def drawn(preset: str, folder: str, dialogues: int) -> sweep.Base:
     tokenizer = tokenizer_of(c)
     model = model_config(c.model, tokenizer.size)
     params = jax.jit(lambda: state.create(model, 0))()
-    for name in cross_corpus.CORPORA:
+    for name in sweep.encoded(c):
         encode.store(sweep.Prepared(f"{folder}/{name}"), model, params)
     return sweep.Base(c, tokenizer, model, params)
 

@@ -128,6 +128,9 @@ def test_arms_read_what_they_say(modules):
     assert (read("source_only", "speech"), read("source_only", "text")) == ([{a}], [{a}])
     assert (read("text_only", "speech"), read("text_only", "text")) == ([set()], [{b}])
     assert (read("joint", "speech"), read("joint", "text")) == ([{a}], [{a, b}])
+    weights = {s["data"]: s["weight"] for s in made["joint"].stages[0].batches.text.sources
+               if s["share"]}
+    assert weights["a"] < weights["b"], "what is heard as well is read less often"
     assert read("joint_separate_stages", "speech") == [set(), {a}]
     assert read("joint_separate_stages", "text") == [{b}, {a}]
     assert (read("target_speech", "speech"), read("oracle", "text")) == ([{b}], [{a, b, held}])

@@ -41,7 +41,8 @@ class Context:
     `agent`: agent turns of a spoken history as "speech" where there is audio, or as "text".
     Answers to user turns shorter than `min_seconds`, longer than `max_seconds` or with fewer
     than `min_tokens` are left out of training (never of evaluation); `history_turns` bounds a
-    text history.
+    text history. `spelling`: what a CTC head over the speech writes, "pieces" of the vocabulary as
+    the decoder does, or "characters", of which each is met often however few words there are.
     """
 
     kind: str = "text_history"
@@ -51,12 +52,14 @@ class Context:
     max_seconds: float = 30.0
     min_tokens: int = 0
     history_turns: int = 100
+    spelling: str = "pieces"
 
     kinds = KINDS  # of this class; another recipe's contexts have their own
 
     def __post_init__(self):
         for field, allowed in (("kind", self.kinds), ("path", ("speech", "words", "tokens")),
-                               ("agent", ("speech", "text"))):
+                               ("agent", ("speech", "text")),
+                               ("spelling", ("pieces", "characters"))):
             if getattr(self, field) not in allowed:
                 raise ValueError(f"context.{field} is {getattr(self, field)!r}, "
                                  f"expected one of {allowed}")
@@ -113,9 +116,11 @@ class TreeBuilder:
         return pack(trees, shape)
 
     def utterance(self, turn: Turn) -> Utterance:
-        words = np.array(self.tokenizer.words(turn.text), np.int32)
         if self.context.path != "speech":
-            return Utterance(words=words)
+            return Utterance(words=np.array(self.tokenizer.words(turn.text), np.int32))
+        spell = (self.tokenizer.characters if self.context.spelling == "characters"
+                 else self.tokenizer.words)
+        transcript = np.array(spell(turn.text), np.int32)
         if turn.audio is not None and turn.audio.samples not in self.hearing:
             h = self.hearing
             raise BadInput(f"{turn.audio.seconds:.2f} s of speech of the turn {turn.text!r}, the "
@@ -127,12 +132,12 @@ class TreeBuilder:
                 raise BadInput(f"there is no recording of the turn {turn.text!r}",
                                field="turns.audio", mend="the encoder hears waveforms: prepare "
                                "the corpus with keep_audio")
-            return Utterance(audio=turn.audio, transcript=words)
+            return Utterance(audio=turn.audio, transcript=transcript)
         if self.hearing.kind == "encoded":
             if turn.features is None:
                 raise BadInput(f"the speech of the turn {turn.text!r} was not encoded",
                                field="turns.features", mend="prepare it with --features")
-            return Utterance(encoded=turn.features, transcript=words)
+            return Utterance(encoded=turn.features, transcript=transcript)
         features = turn.features
         if features is None and turn.audio is not None:
             features = (speech.log_mel(speech.decode(turn.audio)) if self.features else
@@ -140,7 +145,7 @@ class TreeBuilder:
         if features is None:
             raise BadInput(f"there is no speech of the turn {turn.text!r}", field="turns.audio",
                            mend="prepare the corpus with its audio, or use a text path")
-        return Utterance(features=features, transcript=words)
+        return Utterance(features=features, transcript=transcript)
 
     def usable(self, turn: Turn) -> bool:
         """Whether this user turn's answer is trained on: it is there and within the limits."""

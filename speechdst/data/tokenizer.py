@@ -85,6 +85,12 @@ class Tokenizer:
         """Ids of what was said, every word with its leading space, as within running text."""
         return self.encode(" " + text) if text else []
 
+    def characters(self, text: str) -> list[int]:
+        """Ids of what was said, letter by letter; `decode` brings it back."""
+        text = " " + text if text else ""
+        ids = {c: self.encode(c) for c in set(text)}
+        return [i for c in text for i in ids[c]]
+
     def decode(self, ids: Iterable[int]) -> str:
         # Embeddings may have rows behind the vocabulary, which are no token.
         return self.processor.decode([int(i) for i in ids if i < self.size])

@@ -143,6 +143,22 @@ def test_asking_about_a_turn_without_speech_is_a_named_error():
 def test_unknown_settings_are_refused():
     with pytest.raises(ValueError, match=r"context\.kind is 'spoken'"):
         Context("spoken")
+    with pytest.raises(ValueError, match=r"context\.spelling is 'letters'"):
+        Context(spelling="letters")
+
+
+@pytest.mark.parametrize("spelling", ["pieces", "characters"])
+def test_a_transcript_is_spelt_for_ctc_alone(spelling):
+    builder = tiny.builder("asr", spelling=spelling)
+    (tree,) = builder.trees(dialogue(1))
+    answer = tiny.builder("asr").trees(dialogue(1))[0].branches[0].segments[1]
+    assert list(tree.branches[0].segments[1].ids) == list(answer.ids), "the decoder's is as before"
+    ids = tree.utterances[0].transcript
+    said = builder.tokenizer.decode(ids)
+    assert said == builder.tokenizer.decode(answer.ids[:-1])
+    if spelling == "characters":
+        assert len(ids) == len(said) > len(answer.ids)
+        assert {len(builder.tokenizer.decode([i])) for i in ids} == {1}
 
 
 def test_words_carry_their_leading_space():

@@ -29,6 +29,7 @@ def test_any_text_comes_back(text):
     assert not {tokenizer.bos, tokenizer.eos} & set(ids), "text cannot end an answer"
     if text:
         assert tokenizer.decode(tokenizer.words(text)) == " " + text
+        assert tokenizer.decode(tokenizer.characters(text)) == " " + text
 
 
 @pytest.mark.parametrize("kind", ["bytes", "pieces", "model"])
