@@ -13,7 +13,7 @@ front makes all of it small: for tests.
 
 All arms start from one base (stages `text`, `asr`, `read`), which has met neither corpus: it
 stands for the pretrained LLM and speech encoder of the published recipe. It knows dialogues of
-other domains, and transcribed speech of phrases of three words in no order
+other domains, and transcribed speech of phrases of six words in no order
 (`corpora.simulated_words`). What it stands for has met nearly every word and phrase of both
 corpora, so these are those of both, without their dialogues, slots and states. An arm is the last
 stage, `joint`, over the corpora `a` and `b`: see `ARMS`.
@@ -43,7 +43,7 @@ def splits(sizes, **options):
 
 def phrases_of(dialogues, *of):
     return prepared("simulated_words", dict(train=dict(
-        dialogues=dialogues, of=of, phrase=3, words=(1, 4))), held_out_voices=())
+        dialogues=dialogues, of=of, phrase=6, words=(1, 2))), held_out_voices=())
 
 
 def simulated(c, small, raw):
@@ -187,7 +187,7 @@ def get_config(preset: str = "simulated") -> ConfigDict:
 def stages(c, other, heard, small, base, arm):
     """`base`: positions of a row in the first two stages; `arm`: of a row of dialogues behind them.
     """
-    steps = (3, 3, 3, 4) if small else (1500, 800, 500, 250)
+    steps = (3, 3, 3, 4) if small else (1500, 800, 700, 250)
     lr = 2e-3
     mask = dict(channel_masks=1, channel_width=12, time_masks=1, time_width=12)
     decoder = r"^decoder/"
