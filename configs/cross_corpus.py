@@ -185,19 +185,18 @@ def get_config(preset: str = "simulated") -> ConfigDict:
 
 
 def stages(c, other, heard, small, base, arm):
-    """`base`: positions of a row in the first two stages; `arm`: of a row of dialogues behind them.
-    """
+    """`base`: positions of a row of text and of utterances before `joint`; `arm`: of a row of
+    dialogues in `read` and `joint`."""
     steps = (3, 3, 3, 4) if small else (1500, 800, 700, 250)
     lr = 2e-3
     mask = dict(channel_masks=1, channel_width=12, time_masks=1, time_width=12)
     decoder = r"^decoder/"
 
-    def read(loss, data, path, positions, kind="text_history"):
-        return batch(loss, data, kind=kind, path=path, rows=1, positions=positions)
+    def read(loss, data, path, positions, kind="text_history", **kwargs):
+        return batch(loss, data, kind=kind, path=path, rows=1, positions=positions, **kwargs)
 
     def hearing(positions, **kwargs):
-        made = batch("speech", ("general", *heard), kind="asr", path="speech", rows=1,
-                     positions=positions, **kwargs)
+        made = read("speech", ("general", *heard), "speech", positions, "asr", **kwargs)
         for source in made["sources"]:
             source["weight"] = 0.6 if source["data"] == "general" else 0.4 / len(heard)
         return made
