@@ -100,14 +100,16 @@ def arms(config: ConfigDict, source: str, target: str) -> dict[str, sweep.Arm]:
 
 
 def measure(base: sweep.Base, out: Path, seeds: int, names=ARMS, say=print,
-            vectorised: bool = True) -> dict:
+            processes: int = 0) -> dict:
     """Trains and scores the arms in both directions: {"A to B": {arm: figures, "gap_closed": ...}}.
     """
-    split, result = base.config.evaluation.split, {}
+    result = {}
+    made = {way: arms(base.config, *way) for way in DIRECTIONS}
+    once = {of[name].name: of[name] for of in made.values() for name in names}
+    cells = sweep.cells(base, [*once.values()], seeds, cross_corpus.CORPORA,
+                        base.config.evaluation.split, out, say, processes)
     for source, target in DIRECTIONS:
-        made = arms(base.config, source, target)
-        found = {name: sweep.cells(base, made[name], seeds, cross_corpus.CORPORA, split, out, say,
-                                   vectorised) for name in names}
+        found = {name: cells[made[source, target][name].name] for name in names}
         right = {name: sweep.right(cells, target) for name, cells in found.items()}
         turns = sweep.turns(found[names[0]], target)
         rows = {name: figures(cells, source, target) for name, cells in found.items()}
@@ -184,7 +186,7 @@ def main(argv):
     size = sizes(base)
     for name, domains in size["domains"].items():
         say(f"{name}: {', '.join(domains)}; dialogues {size['dialogues'][name]}")
-    result = measure(base, out, seeds, _ARMS.value, say, _VECTORISED.value)
+    result = measure(base, out, seeds, _ARMS.value, say, _PROCESSES.value)
     for way, rows in result.items():
         console.print(table(way, rows))
         if "gap_closed" in rows:
@@ -211,5 +213,7 @@ if __name__ == "__main__":
         cross_corpus.CHOOSING, cross_corpus.HELD_OUT], "What is scored.")
     _ARMS = flags.DEFINE_list("arms", list(ARMS), "Which arms.")
     _QUICK = flags.DEFINE_bool("quick", False, "The tiny preset.")
-    _VECTORISED = flags.DEFINE_bool("vectorised", True, "All seeds of an arm in one program.")
+    _PROCESSES = flags.DEFINE_integer("processes", 0, "That make a cell at a time; 1: this one, "
+                                      "with the seeds of an arm in one program; 0: on CPUs one for "
+                                      "each core, up to 8, elsewhere 1.")
     run(main)

@@ -1,19 +1,22 @@
 """What benchmarks that train many small models share: cells that are made once, and their training.
 
-A cell is one trained and scored model. Cells whose program is the same, those of several seeds,
-are trained together in one (`jax.vmap` over parameters, optimizer and batches), over a base that
-none of them changes.
+A cell is one trained and scored model, over a base that none of them changes. On CPUs as many
+processes as there are cores make a cell each: a model this small does not fill two cores. Elsewhere
+cells whose program is the same, those of several seeds, are trained together in one (`jax.vmap`
+over parameters, optimizer and batches).
 """
 
 import contextlib
 import dataclasses
 import functools
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import as_completed
 from pathlib import Path
 
 import jax
@@ -24,6 +27,7 @@ from ml_collections import ConfigDict
 from launch import chips
 from speechdst import memory
 from speechdst.config import model_config, tokenizer_of
+from speechdst.data import workers
 from speechdst.data.dialogue import BadInput
 from speechdst.data.prepared import Prepared
 from speechdst.data.tokenizer import Tokenizer
@@ -106,13 +110,18 @@ class Base:
             if len(hearing) < len(config.order):
                 command("train", options, log, out)
             write_text(done, source)
+        return cls.loaded(config, out)
+
+    @classmethod
+    def loaded(cls, config: ConfigDict, out: Path) -> "Base":
+        """What `made` left; raises `BadInput` if it is not there."""
         jax.config.update("jax_compilation_cache_dir", str(out.absolute() / "compiled"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         tokenizer = tokenizer_of(config)
         model = model_config(config.model, tokenizer.size)
         shapes = state.abstract(model)[1]
         device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        return cls(config, tokenizer, model, load_params(workdir / config.order[-1], {
+        return cls(config, tokenizer, model, load_params(out / "base" / config.order[-1], {
             path: jax.ShapeDtypeStruct(x.shape, jnp.float32, sharding=device)
             for path, x in shapes.items()}))
 
@@ -209,26 +218,82 @@ class Arm:
     path: str = "words"
 
 
-def cells(base: Base, arm: Arm, seeds: int, data: Sequence[str], split: str, out: Path,
-          say: Callable = print, vectorised: bool = True) -> list[dict]:
-    """The cells of an arm, one a seed: {data: `score`} with `seconds` of processor time; made now
-    if they are not there."""
-    paths = [out / "cells" / f"{arm.name}-{seed}.json" for seed in range(seeds)]
-    if todo := [seed for seed in range(seeds) if not paths[seed].exists()]:
-        began, worked, params = time.monotonic(), time.process_time(), None
-        with open(out / "cells.log", "a") as log, contextlib.redirect_stdout(log):
-            print(f"{arm.name}, seeds {todo}", flush=True)
-            for stage in arm.stages:
-                params, ends = train(base, stage, todo, params, vectorised)
-        trained = time.process_time() - worked
-        for i, seed in enumerate(todo):
-            own = base.params | {p: x[i] for p, x in params.items()}
-            found = {name: score(base, own, name, split, arm.path) for name in data}
-            write_text(paths[seed], json.dumps(found | {
-                "end": ends[i], "train_seconds": trained / len(todo)}) + "\n")
-        say(f"{arm.name}: seeds {todo} in {time.monotonic() - began:.0f} s "
+def cells(base: Base, arms: Sequence[Arm], seeds: int, data: Sequence[str], split: str, out: Path,
+          say: Callable = print, processes: int = 0) -> dict[str, list[dict]]:
+    """The cells of arms by name, one a seed: {data: `score`} with `train_seconds` of processor
+    time; made now if they are not there.
+
+    `processes`: that make a cell at a time; 1: this one, with all seeds of an arm in one program;
+    0: on CPUs one for each core, up to 8, elsewhere 1.
+    """
+    path = lambda arm, seed: out / "cells" / f"{arm.name}-{seed}.json"
+    # Seed by seed, so that what is stopped leaves all arms of the first.
+    todo = [(arm, seed) for seed in range(seeds) for arm in arms if not path(arm, seed).exists()]
+    if not processes:
+        processes = min(8, _cores()) if jax.default_backend() == "cpu" else 1
+    if (processes := min(processes, len(todo))) > 1:
+        _apart(base, todo, data, split, out, say, processes)
+    else:
+        for arm in arms:
+            if missing := [seed for other, seed in todo if other == arm]:
+                say(_make(base, arm, missing, data, split, out))
+    return {arm.name: [read_object(path(arm, seed)) for seed in range(seeds)] for arm in arms}
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def _make(base: Base, arm: Arm, seeds: Sequence[int], data: Sequence[str], split: str,
+          out: Path) -> str:
+    """Makes the cells of an arm in this process, and says what it took."""
+    began, worked, params = time.monotonic(), time.process_time(), None
+    with open(out / "cells.log", "a") as log, contextlib.redirect_stdout(log):
+        print(f"{arm.name}, seeds {[*seeds]}", flush=True)
+        for stage in arm.stages:
+            params, ends = train(base, stage, seeds, params)
+        jax.block_until_ready(params)
+    trained = time.process_time() - worked
+    for i, seed in enumerate(seeds):
+        own = base.params | {p: x[i] for p, x in params.items()}
+        found = {name: score(base, own, name, split, arm.path) for name in data}
+        write_text(out / "cells" / f"{arm.name}-{seed}.json", json.dumps(found | {
+            "end": ends[i], "train_seconds": trained / len(seeds)}) + "\n")
+    return (f"{arm.name}, seeds {[*seeds]}: {time.monotonic() - began:.0f} s "
             f"(training took {trained:.0f} s of processor time)")
-    return [read_object(path) for path in paths]
+
+
+def _apart(base: Base, todo: Sequence[tuple[Arm, int]], data: Sequence[str], split: str, out: Path,
+           say: Callable, processes: int) -> None:
+    """Makes cells in processes of their own, each on one core."""
+    cores = multiprocessing.get_context("spawn").SimpleQueue()
+    for i in range(processes):
+        cores.put(i)
+    with workers.pool(processes, _begin, base.config, out, cores) as pool:
+        futures = [pool.submit(_one, arm, seed, data, split, out) for arm, seed in todo]
+        try:
+            for n, future in enumerate(as_completed(futures)):
+                say(f"[{n + 1} of {len(todo)}] {future.result()}")
+        finally:
+            for future in futures:
+                future.cancel()
+
+
+_worker: Base | None = None  # what a process of `_apart` goes on from
+
+
+def _begin(config: ConfigDict, out: Path, cores) -> None:
+    global _worker
+    core = cores.get()
+    if hasattr(os, "sched_setaffinity"):  # XLA then has one thread, and nobody waits for others
+        own = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {own[core % len(own)]})
+    memory.start_devices()
+    _worker = Base.loaded(config, out)
+
+
+def _one(arm: Arm, seed: int, data: Sequence[str], split: str, out: Path) -> str:
+    return _make(_worker, arm, [seed], data, split, out)
 
 
 def plain(result: dict) -> str:

@@ -69,15 +69,11 @@ def speech_arm(config: ConfigDict, share: float) -> sweep.Arm:
     return sweep.Arm(f"recorded-{share:g}", (arms.stage(config, both, both),))
 
 
-def points(base: sweep.Base, made: dict[float, sweep.Arm], dialogues: int, seeds: int, out: Path,
-           say) -> tuple[dict[float, np.ndarray], np.ndarray]:
-    """{number of dialogues: right turns [seeds, dialogues]} of arms by share, and the turns."""
-    split, found, turns = base.config.evaluation.split, {}, None
-    for share, arm in sorted(made.items()):
-        cells = sweep.cells(base, arm, seeds, (TARGET,), split, out, say)
-        found[max(1, round(share / 100 * dialogues)) if share else 0] = sweep.right(cells, TARGET)
-        turns = sweep.turns(cells, TARGET)
-    return found, turns
+def points(cells: dict[str, list[dict]], made: dict[float, sweep.Arm],
+           dialogues: int) -> dict[float, np.ndarray]:
+    """{number of dialogues: right turns [seeds, dialogues]} of arms by share."""
+    return {max(1, round(share / 100 * dialogues)) if share else 0:
+            sweep.right(cells[arm.name], TARGET) for share, arm in sorted(made.items())}
 
 
 def answer(text: dict[float, np.ndarray], recorded: dict[float, np.ndarray], turns: np.ndarray,
@@ -141,7 +137,8 @@ def charts(result: dict) -> dict[str, str]:
 
 
 def measure(make_base, settings: Sequence[str], shares: Sequence[float],
-            recorded: Sequence[float], seeds: int, reach: float, out: Path, say=print) -> dict:
+            recorded: Sequence[float], seeds: int, reach: float, out: Path, say=print,
+            processes: int = 0) -> dict:
     """{setting: `answer`}. `make_base`: (size, family, folder) -> its base."""
     bases, result = {}, {}
     for setting in settings:
@@ -151,11 +148,13 @@ def measure(make_base, settings: Sequence[str], shares: Sequence[float],
             bases[folder] = make_base(size, family, folder)
         base = bases[folder]
         dialogues = len(sweep.Prepared(Path(base.config.data_dir) / TARGET).dialogues("train"))
-        text, turns = points(base, {s: text_arm(base.config, style, s) for s in {0, *shares}},
-                             dialogues, seeds, folder, say)
-        heard, _ = points(base, {s: speech_arm(base.config, s) for s in {0, *recorded}},
-                          dialogues, seeds, folder, say)
-        result[setting] = answer(text, heard, turns, reach)
+        text = {s: text_arm(base.config, style, s) for s in {0, *shares}}
+        heard = {s: speech_arm(base.config, s) for s in {0, *recorded}}
+        once = {arm.name: arm for arm in (*text.values(), *heard.values())}
+        cells = sweep.cells(base, [*once.values()], seeds, (TARGET,), base.config.evaluation.split,
+                            folder, say, processes)
+        result[setting] = answer(points(cells, text, dialogues), points(cells, heard, dialogues),
+                                 sweep.turns(next(iter(cells.values())), TARGET), reach)
     return result
 
 
@@ -178,7 +177,7 @@ def main(argv):
     settings = _SETTINGS.value if not _QUICK.value else _SETTINGS.value[:1]
     number = lambda values: [float(v) for v in values]
     result = measure(make_base, settings, number(_SHARES.value), number(_RECORDED.value), seeds,
-                     _REACH.value, out, say)
+                     _REACH.value, out, say, _PROCESSES.value)
     console.print(table(result))
     for setting, found in result.items():
         say(told(setting, found))
@@ -199,5 +198,6 @@ if __name__ == "__main__":
     _REACH = flags.DEFINE_float("reach", 0.5, "The accuracy asked for, as a part of the way.")
     _SPLIT = flags.DEFINE_enum("split", cross_corpus.HELD_OUT, [
         cross_corpus.CHOOSING, cross_corpus.HELD_OUT], "What is scored.")
+    _PROCESSES = flags.DEFINE_integer("processes", 0, "As of benchmarks.cross_corpus.")
     _QUICK = flags.DEFINE_bool("quick", False, "The tiny preset, one setting.")
     run(main)

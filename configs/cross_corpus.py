@@ -46,6 +46,11 @@ def phrases_of(dialogues, *of):
         dialogues=dialogues, of=of, phrase=6, words=(1, 2))), held_out_voices=())
 
 
+def further(**options):
+    """Dialogues as those of a corpus, none of which it holds."""
+    return dict(corpus="simulated", dialogues=600, seed=1, **options)
+
+
 def simulated(c, small, raw):
     """Schemas, domains, accents and manners differ; text of both is at hand as it is spoken."""
     del raw
@@ -62,8 +67,7 @@ def simulated(c, small, raw):
         other_b=prepared("simulated", dict(train=dict(
             dialogues=sizes[0], domains=("music", "rentalcar", "doctor"), schema="b",
             **TALK)), speech="none", held_out_voices=()),
-        general=phrases_of(24 if small else 8000, dict(corpus="simulated", dialogues=600),
-                         dict(corpus="simulated", dialogues=600, schema="b")))
+        general=phrases_of(24 if small else 8000, further(**one), further(**two)))
     c.prepare["a"]["accents"] = ("en-us",)
     c.prepare["b"]["accents"] = ("en",)
     c.prepare["general"]["accents"] = ("en-us", "en")
@@ -90,7 +94,7 @@ def german(c, small, raw):
         other=prepared("simulated", dict(train=dict(dialogues=2 * sizes[0], **of("taxi", "zug"))),
                        speech="none", held_out_voices=()),
         general=phrases_of(24 if small else 8000,
-                         dict(corpus="simulated", dialogues=600, language="de")))
+                         further(**of("restaurant", "hotel"))))
     for name in ("a", "b", "general"):
         c.prepare[name]["accents"] = ("de",)
     return ("other",)
@@ -152,6 +156,8 @@ def get_config(preset: str = "simulated") -> ConfigDict:
     c = joint_dst.get_config("tiny")
     c.name, c.data_dir = f"cross_corpus_{preset}", f"data/cross_corpus_{preset}"
     c.order = ("text", "asr", "read")
+    if not small:
+        c.log_every, c.save_every = 20, 500
     c.evaluation.update(data="", split=HELD_OUT, limit=0, rows=64, max_new=96)
     c.prepare = ConfigDict()
     if name in PRESETS:
@@ -187,7 +193,7 @@ def get_config(preset: str = "simulated") -> ConfigDict:
 def stages(c, other, heard, small, base, arm):
     """`base`: positions of a row of text and of utterances before `joint`; `arm`: of a row of
     dialogues in `read` and `joint`."""
-    steps = (3, 3, 3, 4) if small else (1500, 800, 700, 250)
+    steps = (3, 3, 3, 4) if small else (1000, 1000, 700, 300)
     lr = 2e-3
     mask = dict(channel_masks=1, channel_width=12, time_masks=1, time_width=12)
     decoder = r"^decoder/"
@@ -226,5 +232,5 @@ def stages(c, other, heard, small, base, arm):
             encoded=True, steps=steps[3], trainable=(r"^connector", r"^text_encoder", decoder),
             weights=dict(speech=1.0, text=1.0), optimizer=optimizer(lr, 20),
             batches=dict(speech=read("speech", CORPORA, "speech", arm),
-                         hear=hearing(512),
+                         hear=hearing(256),
                          text=read("text", CORPORA, "words", arm))))

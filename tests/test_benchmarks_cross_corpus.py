@@ -168,18 +168,21 @@ def test_a_budget_is_answered_told_and_drawn(modules):
 RATES = {"speech": 0.2, "text": 0.1, "joint": 0.5}
 
 
-def made_up(base, arm, seeds, data, split, out, say=print, vectorised=True):
+def made_up(base, arms, seeds, data, split, out, say=print, processes=0):
     """Cells as `sweep.cells` gives them, of models that are as good as their arm's name."""
-    rng = np.random.default_rng(sum(map(ord, arm.name)))
-
-    def score(name):
-        own = 0.8 if arm.name in (f"speech-{name}", "recorded-100") else next(
-            (r for start, r in RATES.items() if arm.name.startswith(start)), 0.4)
+    def score(arm, rng, name):
+        own = 0.8 if arm in (f"speech-{name}", "recorded-100") else next(
+            (r for start, r in RATES.items() if arm.startswith(start)), 0.4)
         return {"right": rng.binomial(3, own, 40).tolist(), "turns": [3] * 40, "wer": 20.0,
                 "alignment": {"retrieval_at_1": 0.5, "same": 0.9, "other": 0.1}}
 
-    return [{name: score(name) for name in data} | {"end": {}, "train_seconds": 1.0}
-            for _ in range(seeds)]
+    assert len({arm.name for arm in arms}) == len(arms), "no cell is made twice"
+    found = {}
+    for arm in arms:
+        rng = np.random.default_rng(sum(map(ord, arm.name)))
+        found[arm.name] = [{name: score(arm.name, rng, name) for name in data}
+                           | {"end": {}, "train_seconds": 1.0} for _ in range(seeds)]
+    return found
 
 
 def test_arms_are_told_with_the_gap_that_is_closed(modules, monkeypatch, tmp_path):

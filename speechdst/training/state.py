@@ -38,6 +38,12 @@ def create(config, seed: int) -> Params:
 
 def abstract(config) -> tuple[nnx.GraphDef, dict[str, jax.ShapeDtypeStruct]]:
     """The model's graph and the shapes of its parameters; nothing is computed."""
+    graph, shapes = _abstract(config)
+    return graph, dict(shapes)
+
+
+@functools.lru_cache(maxsize=8)  # a third of a second each, and every decoder asks
+def _abstract(config) -> tuple[nnx.GraphDef, dict[str, jax.ShapeDtypeStruct]]:
     graph, state = nnx.split(nnx.eval_shape(lambda: config.make(nnx.Rngs(0))))
     return graph, flatten(state)
 
