@@ -27,7 +27,7 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed
 	$(RUN) -m ruff check .
-	JAX_PLATFORMS=cpu $(RUN) -m pytest -n $(JOBS) --dist loadfile
+	JAX_PLATFORMS=cpu $(RUN) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 smoke: $(VENV)/.installed
 	PYTHON=$(RUN) sh launch/smoke.sh

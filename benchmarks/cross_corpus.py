@@ -29,6 +29,7 @@ finished are read from `OUT/cells`. Choose settings with --split=dev, never on t
 last line is one JSON object.
 """
 
+import json
 import time
 from pathlib import Path
 
@@ -149,12 +150,12 @@ def table(way: str, rows: dict) -> Table:
     return made
 
 
-def settings(base: sweep.Base, preset: str, steps: int) -> dict:
+def settings(base: sweep.Base, preset: str) -> dict:
     """What cells depend on besides their own name."""
     prepared = {name: sweep.Prepared(Path(base.config.data_dir) / name).fingerprint
                 for name in cross_corpus.CORPORA}
-    return {"preset": preset, "steps": steps, "split": base.config.evaluation.split,
-            "weights": base.config.stages.joint.weights.to_dict(), "data": prepared}
+    return {"preset": preset, "split": base.config.evaluation.split, "data": prepared,
+            "stage": json.loads(base.config.stages.joint.to_json())}
 
 
 def sizes(base: sweep.Base) -> dict:
@@ -181,7 +182,7 @@ def main(argv):
     seeds = _SEEDS.value or (1 if _QUICK.value else 3)
     say = lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True)
     base = sweep.Base.made(c, f"configs/cross_corpus.py:{preset}", out)
-    sweep.settle(out, settings(base, preset, c.stages.joint.steps))
+    sweep.settle(out, settings(base, preset))
     say(f"base after {time.monotonic() - began:.0f} s")
     size = sizes(base)
     for name, domains in size["domains"].items():

@@ -45,7 +45,8 @@ def settle(out: Path, settings: dict) -> None:
     """Keeps what the cells below `out` are made with; raises `BadInput` if there are others."""
     path = out / "settings.json"
     if path.exists() and (before := read_object(path)) != settings:
-        raise BadInput(f"there are cells made with {before}", file=path,
+        other = sorted(k for k in {*before, *settings} if before.get(k) != settings.get(k))
+        raise BadInput(f"there are cells made with another {', '.join(other)}", file=path,
                        mend="the same flags go on, another --out begins anew")
     write_text(path, json.dumps(settings) + "\n")
 
@@ -288,6 +289,7 @@ def _begin(config: ConfigDict, out: Path, cores) -> None:
     if hasattr(os, "sched_setaffinity"):  # XLA then has one thread, and nobody waits for others
         own = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {own[core % len(own)]})
+    memory.keep()
     memory.start_devices()
     _worker = Base.loaded(config, out)
 

@@ -171,7 +171,7 @@ def main(argv):
         c.data_dir, c.evaluation.split = str(out / "data"), _SPLIT.value
         c.stages.joint.steps = _STEPS.value or c.stages.joint.steps
         base = sweep.Base.made(c, f"configs/cross_corpus.py:{preset}", folder)
-        sweep.settle(folder, arms.settings(base, preset, c.stages.joint.steps))
+        sweep.settle(folder, arms.settings(base, preset))
         return base
 
     settings = _SETTINGS.value if not _QUICK.value else _SETTINGS.value[:1]

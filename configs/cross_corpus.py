@@ -170,9 +170,9 @@ def get_config(preset: str = "simulated") -> ConfigDict:
     real = name not in ("simulated", "german")
     c.tokenizer = dict(size=1000, train_on=("general", *other, "a", "b"), path="")
     size = next((SIZES[o] for o in options if o in SIZES), SIZES["middle"])
-    c.model = (model(64, 2, encoder_width=64, encoder_layers=1) if small else
-               model(*size, encoder_width=128, encoder_layers=4))
-    c.model.decoder.transformer.lora_rank = 0  # a decoder from scratch is trained as a whole
+    # A decoder from scratch is trained as a whole.
+    c.model = (model(64, 2, encoder_width=64, encoder_layers=1, lora_rank=0) if small else
+               model(*size, encoder_width=128, encoder_layers=4, lora_rank=0))
     # The text encoder reads the LLM's own embedding: from scratch it takes longer to learn to spell
     # than all stages together.
     c.model.text_encoder.llm_width = c.model.decoder.transformer.width

@@ -4,7 +4,7 @@
         --stage=asr --data=recordings --split=train --out=data/coffee/transcripts.jsonl
 
 Where a corpus has a grammar, a state can be said in some dozens of ways only, and even a weak
-recogniser can tell which: of the corpus's `wordings(root, state)` the one that the run's CTC head
+recogniser can tell which: of the corpus's `wordings(root)(state)` the one that the run's CTC head
 finds most likely is written, {"id", "text", "ahead", "per_token"} a line. `ahead`: by how many
 nats it leads before the next one; `per_token`: its CTC loss. Recordings whose loss is above --most
 are left out and counted: their grammar or their label does not fit.
@@ -104,7 +104,7 @@ def main(argv):
     lines, poor = [], 0
     for split in _SPLIT.value:
         for line in transcripts(Prepared(Path(c.data_dir) / name), split, tokenizer, model, params,
-                                lambda state: corpus.wordings(Path(options.root), state)):
+                                corpus.wordings(Path(options.root))):
             if line["per_token"] > _MOST.value:
                 poor += 1
             else:

@@ -20,7 +20,14 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_default_matmul_precision", "float32")
 
 
+# Begun first where files are shared out, so that none is left to one worker at the end.
+LONG = ("test_commands", "test_distributed", "test_pretrained", "test_sharding", "test_memory")
+
+
 def pytest_collection_modifyitems(config, items):
+    if hasattr(config, "workerinput"):
+        place = {name: i for i, name in enumerate(LONG)}
+        items.sort(key=lambda item: place.get(item.path.stem, len(LONG)))
     if os.environ.get("SPEECHDST_SLOW"):
         return
     slow = [item for item in items if item.get_closest_marker("slow")]

@@ -20,6 +20,7 @@ CONFIG = "configs/joint_dst.py:tiny"
 SMALL = ("--config.prepare.simulated.splits.train.dialogues=8",
          "--config.prepare.simulated.splits.test.dialogues=2",
          "--config.prepare.simulated_text.splits.train.dialogues=8")
+STEPS = "--config.stages.joint.steps=14"
 
 
 def command(name, *arguments, folder: Path, config=True, check=True):
@@ -45,11 +46,27 @@ def environment(folder):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A prepared data set and a run that went through all stages without a break."""
+    """A prepared data set, and a run that went through all stages without a break: the last over
+    speech and text with dropout-like masking, saved at every step."""
     folder = tmp_path_factory.mktemp("commands")
     command("prepare", *SMALL, folder=folder)
-    command("train", f"--workdir={folder}/run", folder=folder)
+    out = command("train", STEPS, "--profile=3:5", f"--workdir={folder}/run", folder=folder).stdout
+    assert "time: " in out
     return folder
+
+
+@pytest.fixture(scope="module")
+def exported(folder):
+    """The run's model, its LoRA merged."""
+    command("export", f"--workdir={folder}/run", f"--out={folder}/merged", folder=folder)
+    return folder / "merged"
+
+
+def before_the_last_stage(folder, name) -> Path:
+    """A copy of the run, to go on with the stage `joint` from its start."""
+    shutil.copytree(folder / "run", folder / name, ignore=shutil.ignore_patterns(
+        "joint", "profile", "metrics.jsonl"))
+    return folder / name
 
 
 def parameters(stage: Path) -> dict:
@@ -71,22 +88,16 @@ def same(a: dict, b: dict) -> bool:
     return a.keys() == b.keys() and all(np.array_equal(a[k], b[k]) for k in a)
 
 
-# One stage over speech and text with dropout-like masking, saved at every step.
-STAGE = ("--config.order=('joint',)", "--config.stages.joint.steps=14")
-
-
 def test_killed_at_any_moment_the_run_ends_bitwise_the_same(folder):
-    out = command("train", *STAGE, "--profile=3:5", f"--workdir={folder}/whole",
-                  folder=folder).stdout
-    whole = parameters(folder / "whole/joint")
-    assert list((folder / "whole/profile/joint").rglob("*.xplane.pb")) and "time: " in out
+    assert list((folder / "run/profile/joint").rglob("*.xplane.pb"))
+    there = before_the_last_stage(folder, "killed")
     seed = random.randrange(10_000)
     print("seed of the kill moments:", seed)
     moments = random.Random(seed)
     killed = 0
     for _ in range(3):
         process = subprocess.Popen(
-            line("train", (*STAGE, f"--workdir={folder}/killed"), folder, True), cwd=ROOT,
+            line("train", (STEPS, f"--workdir={there}"), folder), cwd=ROOT,
             env=environment(folder), stdout=subprocess.PIPE, text=True)
         # From the first step on: before it there is nothing to lose.
         for printed in process.stdout:
@@ -97,10 +108,9 @@ def test_killed_at_any_moment_the_run_ends_bitwise_the_same(folder):
         process.kill()
         process.wait()
     assert killed, "the run was over before it was killed: make it longer"
-    command("train", *STAGE, f"--workdir={folder}/killed", folder=folder)
-    assert same(whole, parameters(folder / "killed/joint"))
-    rows = [json.loads(line) for line in
-            (folder / "killed/metrics.jsonl").read_text().splitlines()]
+    command("train", STEPS, f"--workdir={there}", folder=folder)
+    assert same(parameters(folder / "run/joint"), parameters(there / "joint"))
+    rows = [json.loads(line) for line in (there / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(1, 15))
     for row in rows:
         assert 0 < row["goodput"] < 1 and row["time/step"] > 0 and row["model TFLOP/s"] > 0
@@ -108,8 +118,9 @@ def test_killed_at_any_moment_the_run_ends_bitwise_the_same(folder):
 
 
 def test_sigterm_saves_and_leaves_cleanly(folder):
+    there = before_the_last_stage(folder, "term")
     process = subprocess.Popen(
-        line("train", (*STAGE, f"--workdir={folder}/term"), folder, True), cwd=ROOT,
+        line("train", (STEPS, f"--workdir={there}"), folder), cwd=ROOT,
         env=environment(folder), stdout=subprocess.PIPE, text=True)
     for printed in process.stdout:
         if re.match(r"joint \d+/", printed):
@@ -119,14 +130,14 @@ def test_sigterm_saves_and_leaves_cleanly(folder):
     assert process.wait(60) == 0
     found = re.search(r"stopped at step (\d+)", rest)
     assert found, rest
-    assert (folder / f"term/joint/steps/{found[1]}").is_dir()
+    assert (there / f"joint/steps/{found[1]}").is_dir()
 
 
 @pytest.mark.slow
 def test_a_frozen_encoder_is_asked_once(folder):
     """The joint stage over what `prepare --features` stored; without it, one clear line."""
-    shutil.copytree(folder / "run", folder / "encoded", ignore=shutil.ignore_patterns("joint"))
-    stage = ("--config.stages.joint.encoded=True", f"--workdir={folder}/encoded",
+    there = before_the_last_stage(folder, "encoded")
+    stage = (STEPS, "--config.stages.joint.encoded=True", f"--workdir={there}",
              *(f"--config.stages.joint.batches.speech.spec_augment.{masks}=0"
                for masks in ("time_masks", "channel_masks")))
     refused = command("train", *stage, folder=folder, check=False)
@@ -135,41 +146,39 @@ def test_a_frozen_encoder_is_asked_once(folder):
                      folder=folder).stdout
     assert "simulated: encoded by" in stored and "simulated_text" not in stored
     command("train", *stage, folder=folder)
-    found, plain = (parameters(folder / run / "joint") for run in ("encoded", "run"))
+    found, plain = (parameters(run / "joint") for run in (there, folder / "run"))
     assert found.keys() == plain.keys() and not same(found, plain)
 
 
-def test_evaluate_export_generate(folder):
+def test_evaluate_export_generate(folder, exported):
     out = command("evaluate", f"--workdir={folder}/run", folder=folder).stdout
     assert "always empty" in out and "text oracle" in out
     written = folder / "run/evaluation/simulated-test-speech/predictions.json"
     predicted = json.loads(written.read_text())
     assert len(predicted) == 2 and all("state" in t for turns in predicted.values() for t in turns)
-    command("export", f"--workdir={folder}/run", f"--out={folder}/merged", folder=folder)
-    command("export", f"--workdir={folder}/run", f"--out={folder}/apart", "--nomerge",
-            folder=folder)
-    assert not any("lora" in name for name in load_file(folder / "merged/model.safetensors"))
-    assert any("lora" in name for name in load_file(folder / "apart/model.safetensors"))
+    apart = folder / "apart"
+    command("export", f"--workdir={folder}/run", f"--out={apart}", "--nomerge", folder=folder)
+    assert not any("lora" in name for name in load_file(exported / "model.safetensors"))
+    assert any("lora" in name for name in load_file(apart / "model.safetensors"))
     turns = ("--turns=launch/smoke_turns.json", "--json")
-    lines = [command("generate", f"--model={folder}/{kind}", *turns, folder=folder,
-                     config=False).stdout.splitlines()[-3:] for kind in ("merged", "apart")]
+    lines = [command("generate", f"--model={model}", *turns, folder=folder,
+                     config=False).stdout.splitlines()[-3:] for model in (exported, apart)]
     assert lines[0] == lines[1]
     assert [json.loads(line)["speaker"] for line in lines[0]] == ["user", "agent", "user"]
 
 
-def test_generate_from_a_recording(folder, tmp_path):
+def test_generate_from_a_recording(folder, exported, tmp_path):
     import soundfile
 
     from speechdst.data import tts
 
-    command("export", f"--workdir={folder}/run", f"--out={tmp_path}/model", folder=folder)
     said = [tts.espeak(text) for text in ("i need a cheap hotel", "on monday please")]
     pause = np.zeros(16_000, np.int16)
     user = np.concatenate([said[0], pause, np.zeros(8_000, np.int16), pause, said[1]])
     agent = np.zeros_like(user)
     agent[len(said[0]) + 16_000 :][:4_000] = (3_000 * np.sin(np.arange(4_000) / 9)).astype(np.int16)
     soundfile.write(tmp_path / "call.wav", np.stack([user, agent], 1), 16_000)
-    out = command("generate", f"--model={tmp_path}/model", f"--audio={tmp_path}/call.wav", "--json",
+    out = command("generate", f"--model={exported}", f"--audio={tmp_path}/call.wav", "--json",
                   folder=folder, config=False).stdout
     turns = [json.loads(line) for line in out.splitlines()]
     assert [t["speaker"] for t in turns] == ["user", "agent", "user"]
@@ -196,8 +205,8 @@ def test_a_checkpoint_of_another_config_is_refused(folder):
     assert str(folder / "run") in message and len(message.strip().splitlines()) == 1
 
 
-def test_a_vocabulary_that_does_not_match_is_refused(folder, tmp_path):
-    command("export", f"--workdir={folder}/run", f"--out={tmp_path}/model", folder=folder)
+def test_a_vocabulary_that_does_not_match_is_refused(folder, exported, tmp_path):
+    shutil.copytree(exported, tmp_path / "model")
     other = folder.parent / "other_tokenizer.model"
     from speechdst.data import tokenizer
 
@@ -208,8 +217,8 @@ def test_a_vocabulary_that_does_not_match_is_refused(folder, tmp_path):
     assert "tokenizer.model" in message and "vocabulary" in message
 
 
-def test_missing_and_misshapen_tensors_are_listed(folder, tmp_path):
-    command("export", f"--workdir={folder}/run", f"--out={tmp_path}/model", folder=folder)
+def test_missing_and_misshapen_tensors_are_listed(folder, exported, tmp_path):
+    shutil.copytree(exported, tmp_path / "model")
     file = tmp_path / "model/model.safetensors"
     tensors = load_file(file)
     del tensors["decoder/embedding"]
@@ -220,14 +229,13 @@ def test_missing_and_misshapen_tensors_are_listed(folder, tmp_path):
     assert "decoder/embedding missing" in message and "connector/out/bias" in message
 
 
-def test_turns_stay_in_their_folder_and_are_turns(folder, tmp_path):
-    command("export", f"--workdir={folder}/run", f"--out={tmp_path}/model", folder=folder)
+def test_turns_stay_in_their_folder_and_are_turns(folder, exported, tmp_path):
     file = tmp_path / "turns.json"
     for turns, expected in (([{"speaker": "user", "audio": "../call.wav"}], "leaves the folder"),
                             ({"speaker": "user"}, "expected a list of turns"),
                             (["hello"], "expected a list of turns")):
         file.write_text(json.dumps(turns))
-        message = refused("generate", f"--model={tmp_path}/model", f"--turns={file}",
+        message = refused("generate", f"--model={exported}", f"--turns={file}",
                           folder=folder, config=False)
         assert expected in message and str(file) in message
 

@@ -90,13 +90,20 @@ def command(folder, name, *arguments, **kwargs):
                                  folder=folder, config=False, **kwargs)
 
 
-def test_trained_exported_and_loaded_back(folder):
+@pytest.fixture(scope="module")
+def exported(folder):
+    """The evaluated run's model, its LoRA merged and apart: two folders."""
     command(folder, "evaluate", f"--workdir={folder}/run", "--nooracle")
+    made = {"merged": "--merge", "apart": "--nomerge"}
+    for name, merge in made.items():
+        command(folder, "export", f"--workdir={folder}/run", f"--out={folder / name}", merge)
+    return [folder / name for name in made]
+
+
+def test_trained_exported_and_loaded_back(folder, exported):
     turns = ("--turns=launch/smoke_turns.json", "--json")
     said = []
-    for name, merge in (("merged", "--merge"), ("apart", "--nomerge")):
-        out = folder / name
-        command(folder, "export", f"--workdir={folder}/run", f"--out={out}", merge)
+    for out in exported:
         said.append(test_commands.command("generate", f"--model={out}", *turns, folder=folder,
                                           config=False).stdout)
         assert json.loads((out / "decoder/config.json").read_text())["model_type"] == "gemma3_text"
@@ -115,19 +122,16 @@ def test_trained_exported_and_loaded_back(folder):
         assert expected in card, card
 
 
-def test_frozen_weights_are_the_checkpoints(folder):
+def test_frozen_weights_are_the_checkpoints(folder, exported):
     """What no stage trains comes out bit for bit as it went in (in bfloat16, as it is kept)."""
-    out = folder / "frozen"
-    command(folder, "export", f"--workdir={folder}/run", f"--out={out}", "--nomerge")
+    out = exported[1]
     before = load_file(folder / "llm/model.safetensors")
     for name, value in load_file(out / "decoder/model.safetensors").items():
         np.testing.assert_array_equal(value, before[name].astype(value.dtype), err_msg=name)
 
 
-def test_apart_and_merged_decode_alike(folder):
-    for name, merge in (("one", "--merge"), ("two", "--nomerge")):
-        command(folder, "export", f"--workdir={folder}/run", f"--out={folder / name}", merge)
-    merged, apart = load(folder / "one"), load(folder / "two")
+def test_apart_and_merged_decode_alike(folder, exported):
+    merged, apart = map(load, exported)
     from speechdst.models.lora import merge
 
     lora = apart.config.decoder.transformer

@@ -14,7 +14,7 @@ Split `grammar` are commands drawn from the grammar, to be written or spoken by 
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from speechdst.data import speech
@@ -36,10 +36,15 @@ def schema(root: Path) -> dict[str, list[str]]:
             for intent, lines in Grammar.read(root).expressions.items()}
 
 
-def wordings(root: Path, state: State) -> list[str]:
+def wordings(root: Path) -> Callable[[State], list[str]]:
     """What the grammar lets one say for a state of one domain; none, if it has nothing for it."""
-    (intent, slots), = state.items()
-    return Grammar.read(root).wordings(intent, slots)
+    grammar = Grammar.read(root)
+
+    def said(state: State) -> list[str]:
+        (intent, slots), = state.items()
+        return grammar.wordings(intent, slots)
+
+    return said
 
 
 def read(root: Path, split: str, *, orders: int = 1000, seed: int = 0, transcripts: str = ""

@@ -96,18 +96,18 @@ def test_the_recipe_hears_nothing_that_is_held_out(preset):
 
 def test_wordings_of_a_state(root):
     state = {"ordertea": {"teakind": "earl grey", "size": "eight ounce"}}
-    found = speech_to_intent.wordings(root, state)
+    found = speech_to_intent.wordings(root)(state)
     assert len(found) == len(set(found)) == 8
     assert "i'd like an eight ounce earl grey" in found
     assert "get me a earl grey with eight ounce pot" in found
-    assert speech_to_intent.wordings(root, {"ordertea": {"size": "small"}}) == []
+    assert speech_to_intent.wordings(root)({"ordertea": {"size": "small"}}) == []
 
 
 def test_drawn_commands_have_their_wording_among_those_of_their_state(root):
     found = read(root, "grammar", orders=60)
     for dialogue in found:
         (turn,) = dialogue.turns
-        assert turn.text in speech_to_intent.wordings(root, turn.state)
+        assert turn.text in speech_to_intent.wordings(root)(turn.state)
     assert found[:20] == read(root, "grammar", orders=20)
     assert {frozenset(s) for d in found for s in d.turns[0].state.values()} == {
         frozenset(), frozenset({"teakind"}), frozenset({"teakind", "size"})}
