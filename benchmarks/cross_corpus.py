@@ -107,10 +107,10 @@ def measure(base: sweep.Base, out: Path, seeds: int, names=ARMS, say=print,
     result = {}
     made = {way: arms(base.config, *way) for way in DIRECTIONS}
     once = {of[name].name: of[name] for of in made.values() for name in names}
-    cells = sweep.cells(base, [*once.values()], seeds, cross_corpus.CORPORA,
-                        base.config.evaluation.split, out, say, processes)
+    scored = sweep.cells(base, [*once.values()], seeds, cross_corpus.CORPORA,
+                         base.config.evaluation.split, out, say, processes)
     for source, target in DIRECTIONS:
-        found = {name: cells[made[source, target][name].name] for name in names}
+        found = {name: scored[made[source, target][name].name] for name in names}
         right = {name: sweep.right(cells, target) for name, cells in found.items()}
         turns = sweep.turns(found[names[0]], target)
         rows = {name: figures(cells, source, target) for name, cells in found.items()}

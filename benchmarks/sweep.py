@@ -227,22 +227,22 @@ def cells(base: Base, arms: Sequence[Arm], seeds: int, data: Sequence[str], spli
     `processes`: that make a cell at a time; 1: this one, with all seeds of an arm in one program;
     0: on CPUs one for each core, up to 8, elsewhere 1.
     """
-    path = lambda arm, seed: out / "cells" / f"{arm.name}-{seed}.json"
     # Seed by seed, so that what is stopped leaves all arms of the first.
-    todo = [(arm, seed) for seed in range(seeds) for arm in arms if not path(arm, seed).exists()]
+    todo = [(arm, seed) for seed in range(seeds) for arm in arms
+            if not _cell(out, arm, seed).exists()]
     if not processes:
-        processes = min(8, _cores()) if jax.default_backend() == "cpu" else 1
+        processes = min(8, workers.cores()) if jax.default_backend() == "cpu" else 1
     if (processes := min(processes, len(todo))) > 1:
         _apart(base, todo, data, split, out, say, processes)
     else:
         for arm in arms:
             if missing := [seed for other, seed in todo if other == arm]:
                 say(_make(base, arm, missing, data, split, out))
-    return {arm.name: [read_object(path(arm, seed)) for seed in range(seeds)] for arm in arms}
+    return {arm.name: [read_object(_cell(out, arm, seed)) for seed in range(seeds)] for arm in arms}
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+def _cell(out: Path, arm: Arm, seed: int) -> Path:
+    return out / "cells" / f"{arm.name}-{seed}.json"
 
 
 def _make(base: Base, arm: Arm, seeds: Sequence[int], data: Sequence[str], split: str,
@@ -258,7 +258,7 @@ def _make(base: Base, arm: Arm, seeds: Sequence[int], data: Sequence[str], split
     for i, seed in enumerate(seeds):
         own = base.params | {p: x[i] for p, x in params.items()}
         found = {name: score(base, own, name, split, arm.path) for name in data}
-        write_text(out / "cells" / f"{arm.name}-{seed}.json", json.dumps(found | {
+        write_text(_cell(out, arm, seed), json.dumps(found | {
             "end": ends[i], "train_seconds": trained / len(seeds)}) + "\n")
     return (f"{arm.name}, seeds {[*seeds]}: {time.monotonic() - began:.0f} s "
             f"(training took {trained:.0f} s of processor time)")
@@ -276,8 +276,7 @@ def _apart(base: Base, todo: Sequence[tuple[Arm, int]], data: Sequence[str], spl
             for n, future in enumerate(as_completed(futures)):
                 say(f"[{n + 1} of {len(todo)}] {future.result()}")
         finally:
-            for future in futures:
-                future.cancel()
+            pool.shutdown(cancel_futures=True)
 
 
 _worker: Base | None = None  # what a process of `_apart` goes on from

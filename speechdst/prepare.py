@@ -26,7 +26,6 @@ Input that cannot be used ends the command with one line and exit code 2.
 """
 
 import json
-import os
 import re
 import time
 from collections.abc import Iterable, Iterator
@@ -37,7 +36,14 @@ from ml_collections import ConfigDict, config_flags
 
 from speechdst import codec, command
 from speechdst.codec import LogMelCodec
-from speechdst.data import auxiliary_trees, conversations, frame_trees, preparation, speech
+from speechdst.data import (
+    auxiliary_trees,
+    conversations,
+    frame_trees,
+    preparation,
+    speech,
+    workers,
+)
 from speechdst.data.dialogue import BadInput
 from speechdst.data.options import Options
 from speechdst.data.prepared import MANIFEST, Prepared
@@ -304,7 +310,7 @@ def main(argv: list[str]) -> None:
     if _FEATURES.value:
         encode_features(_CONFIG.value, _WORKDIR.value, _STAGE.value, only=_ONLY.value)
         return
-    processes = _PROCESSES.value or len(os.sched_getaffinity(0))
+    processes = _PROCESSES.value or workers.cores()
     run(_CONFIG.value, only=_ONLY.value, processes=processes, overwrite=_OVERWRITE.value)
 
 

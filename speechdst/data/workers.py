@@ -9,6 +9,13 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 
 
+def cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def pool(count: int, begin: Callable | None = None, *arguments) -> ProcessPoolExecutor:
     """`count` processes that start with the first task; each first calls `begin(*arguments)`.
 
