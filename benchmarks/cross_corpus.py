@@ -150,11 +150,11 @@ def table(way: str, rows: dict) -> Table:
     return made
 
 
-def settings(base: sweep.Base, preset: str) -> dict:
+def settings(base: sweep.Base) -> dict:
     """What cells depend on besides their own name."""
     prepared = {name: sweep.Prepared(Path(base.config.data_dir) / name).fingerprint
                 for name in cross_corpus.CORPORA}
-    return {"preset": preset, "split": base.config.evaluation.split, "data": prepared,
+    return {"config": base.config.name, "split": base.config.evaluation.split, "data": prepared,
             "stage": json.loads(base.config.stages.joint.to_json())}
 
 
@@ -181,8 +181,8 @@ def main(argv):
     c.stages.joint.weights.text = _TEXT_WEIGHT.value
     seeds = _SEEDS.value or (1 if _QUICK.value else 3)
     say = lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True)
-    base = sweep.Base.made(c, f"configs/cross_corpus.py:{preset}", out)
-    sweep.settle(out, settings(base, preset))
+    base = sweep.bases({out: (f"configs/cross_corpus.py:{preset}", c)}, out, say)[out]
+    sweep.settle(out, settings(base))
     say(f"base after {time.monotonic() - began:.0f} s")
     size = sizes(base)
     for name, domains in size["domains"].items():

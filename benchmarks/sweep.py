@@ -12,11 +12,12 @@ import functools
 import json
 import multiprocessing
 import os
+import queue
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import as_completed
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import jax
@@ -26,7 +27,7 @@ from ml_collections import ConfigDict
 
 from launch import chips
 from speechdst import memory
-from speechdst.config import model_config, tokenizer_of
+from speechdst.config import model_config, steps_of, tokenizer_of
 from speechdst.data import workers
 from speechdst.data.dialogue import BadInput
 from speechdst.data.prepared import Prepared
@@ -93,29 +94,8 @@ class Base:
     params: state.Params
 
     @classmethod
-    def made(cls, config: ConfigDict, source: str, out: Path) -> "Base":
-        """Prepares the data of a config, trains the stages of its `order`, and encodes the speech;
-        what was done before, or in part, is not done again. `source`: what `--config` names."""
-        workdir = out / "base"
-        done = workdir / "done.txt"  # so that the commands need not start to find nothing to do
-        if not done.exists() or done.read_text() != source:
-            log = workdir / "log.txt"
-            options = [f"--config={source}", f"--config.data_dir={config.data_dir}"]
-            command("prepare", options, log, out)
-            options.append(f"--workdir={workdir}")
-            hearing = [name for name in config.order if not config.stages[name].get("encoded")]
-            first = f"--config.order={tuple(hearing)!r}"
-            command("train", [*options, first], log, out)
-            command("prepare", ["--features", *options, first,
-                                f"--only={','.join(encoded(config))}"], log, out)
-            if len(hearing) < len(config.order):
-                command("train", options, log, out)
-            write_text(done, source)
-        return cls.loaded(config, out)
-
-    @classmethod
     def loaded(cls, config: ConfigDict, out: Path) -> "Base":
-        """What `made` left; raises `BadInput` if it is not there."""
+        """One that `bases` made in `out`; raises `BadInput` if it is not there."""
         jax.config.update("jax_compilation_cache_dir", str(out.absolute() / "compiled"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         tokenizer = tokenizer_of(config)
@@ -130,6 +110,86 @@ class Base:
         source = Prepared(Path(self.config.data_dir) / data).dialogues(split)
         limit = self.config.evaluation.limit
         return [d for d in source[: limit or None] if d.user_turns()]
+
+
+HEARING = "asr"  # the stage of a base that trains its speech encoder
+
+
+def bases(of: Mapping[Path, tuple[str, ConfigDict]], shared: Path,
+          say: Callable = print) -> dict[Path, Base]:
+    """Prepares the data and trains the bases that are not there yet; what was done in part is not
+    done again.
+
+    The stages of a config's `order` but the last start from nothing and train side by side; the
+    last goes on from all of them.
+
+    Args:
+      of: folder of a base -> what `--config` names, and that config. All have the same data, in
+        the same place, and the same speech encoder, which is trained once.
+      shared: the folder of what they share.
+    """
+    marks = {folder: folder / "base" / "done.txt" for folder in of}
+    todo = {folder: named for folder, named in of.items()
+            if not marks[folder].exists() or marks[folder].read_text() != named[0]}
+    if todo:
+        source, c = next(iter(todo.values()))
+        options = [f"--config={source}", f"--config.data_dir={c.data_dir}"]
+        command("prepare", options, shared / "log.txt", shared)
+        part = functools.partial(_part, shared=shared, say=say)
+        others = {folder: [stage for stage in c.order[:-1] if stage != HEARING]
+                  for folder, (_, c) in todo.items()}
+        side_by_side([functools.partial(part, shared, HEARING, source, c)] + [
+            functools.partial(part, folder, stage, *todo[folder])
+            for folder, stages in others.items() for stage in stages])
+        command("prepare", ["--features", *options, f"--config.order={(HEARING,)!r}",
+                            f"--workdir={shared / HEARING}", f"--only={','.join(encoded(c))}"],
+                shared / "log.txt", shared)
+        side_by_side([functools.partial(
+            part, folder, todo[folder][1].order[-1], *todo[folder], name="base",
+            after=(*(folder / stage / stage for stage in stages), shared / HEARING / HEARING))
+            for folder, stages in others.items()])
+        for folder, (source, _) in todo.items():
+            write_text(marks[folder], source)
+    return {folder: Base.loaded(c, folder) for folder, (_, c) in of.items()}
+
+
+def _part(folder: Path, stage: str, source: str, config: ConfigDict, *, shared: Path, say: Callable,
+          name: str = "", after: Sequence[Path] = ()) -> None:
+    """Trains one stage in FOLDER/`name` (its own if empty), from nothing or `after` others."""
+    began, workdir = time.monotonic(), folder / (name or stage)
+    if steps_of(workdir / stage) < config.stages[stage].steps:
+        command("train", [
+            f"--config={source}", f"--config.data_dir={config.data_dir}", f"--workdir={workdir}",
+            f"--config.order={(stage,)!r}", f"--config.base={tuple(map(str, after))!r}"],
+            workdir / "log.txt", shared)
+        say(f"{workdir / stage}: {time.monotonic() - began:.0f} s")
+
+
+def side_by_side(jobs: Sequence[Callable[[], None]]) -> None:
+    """Runs jobs that start commands and wait for them: on CPUs as many at a time as there are
+    cores, which they divide among them (a model this small does not fill two); elsewhere one."""
+    count = min(len(jobs), workers.cores()) if jax.default_backend() == "cpu" else 1
+    own = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
+    free = queue.SimpleQueue()
+    for i in range(count):
+        free.put(own[i::count])
+
+    def run(job: Callable[[], None]) -> None:
+        cores = free.get()
+        try:
+            if cores:
+                os.sched_setaffinity(0, cores)  # of this thread, and of the commands that it starts
+            job()
+        finally:
+            free.put(cores)
+
+    with ThreadPoolExecutor(count) as pool:
+        futures = [pool.submit(run, job) for job in jobs]
+        try:
+            for future in as_completed(futures):
+                future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def train(base: Base, stage: ConfigDict, seeds: Sequence[int], params: dict | None = None,

@@ -7,8 +7,9 @@
 As `benchmarks.cross_corpus` from corpus A to corpus B, arm `joint`: speech of A and 0, 1, 5, 20 and
 100 % of the text of B (0: no resource at all), which the seed draws. A setting is the decoder's
 size, its family and how the text is worded: as people speak (fillers, restarts, corrections) or as
-they write. Every decoder has a base of its own, settings of one decoder share it. Beside them, for
-every decoder: speech of A and 5, 20 and 100 % of the spoken dialogues of B with their text.
+they write. Every decoder has a base of its own, settings of one decoder share it; all hear with one
+speech encoder. Beside them, for every decoder: speech of A and 5, 20 and 100 % of the spoken
+dialogues of B with their text.
 
 Through the points of a setting goes a curve of saturation (`metrics.transfer.Curve`); with that of
 the spoken dialogues it answers the question, for the accuracy that lies --reach of the way from no
@@ -18,7 +19,7 @@ object.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -136,17 +137,14 @@ def charts(result: dict) -> dict[str, str]:
             for title, of in groups.items()}
 
 
-def measure(make_base, settings: Sequence[str], shares: Sequence[float],
-            recorded: Sequence[float], seeds: int, reach: float, out: Path, say=print,
-            processes: int = 0) -> dict:
-    """{setting: `answer`}. `make_base`: (size, family, folder) -> its base."""
-    bases, result = {}, {}
+def measure(bases: Mapping[tuple[str, str], sweep.Base], settings: Sequence[str],
+            shares: Sequence[float], recorded: Sequence[float], seeds: int, reach: float, out: Path,
+            say=print, processes: int = 0) -> dict:
+    """{setting: `answer`}. `bases`: by size and family."""
+    result = {}
     for setting in settings:
         size, family, style = parts(setting)
-        folder = out / f"{size}-{family}"
-        if folder not in bases:
-            bases[folder] = make_base(size, family, folder)
-        base = bases[folder]
+        base, folder = bases[size, family], out / f"{size}-{family}"
         dialogues = len(sweep.Prepared(Path(base.config.data_dir) / TARGET).dialogues("train"))
         text = {s: text_arm(base.config, style, s) for s in {0, *shares}}
         heard = {s: speech_arm(base.config, s) for s in {0, *recorded}}
@@ -165,18 +163,19 @@ def main(argv):
     seeds = _SEEDS.value or (1 if _QUICK.value else 3)
     say = lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True)
 
-    def make_base(size: str, family: str, folder: Path) -> sweep.Base:
-        preset = f"{'tiny_' if _QUICK.value else ''}simulated+{size}+{family}"
+    settings, of = _SETTINGS.value if not _QUICK.value else _SETTINGS.value[:1], {}
+    for decoder in dict.fromkeys(parts(setting)[:2] for setting in settings):
+        preset = f"{'tiny_' if _QUICK.value else ''}simulated+{'+'.join(decoder)}"
         c = cross_corpus.get_config(preset)
         c.data_dir, c.evaluation.split = str(out / "data"), _SPLIT.value
         c.stages.joint.steps = _STEPS.value or c.stages.joint.steps
-        base = sweep.Base.made(c, f"configs/cross_corpus.py:{preset}", folder)
-        sweep.settle(folder, arms.settings(base, preset))
-        return base
-
-    settings = _SETTINGS.value if not _QUICK.value else _SETTINGS.value[:1]
+        of[decoder] = out / "-".join(decoder), (f"configs/cross_corpus.py:{preset}", c)
+    made = sweep.bases(dict(of.values()), out, say)
+    for folder, base in made.items():
+        sweep.settle(folder, arms.settings(base))
+    bases = {decoder: made[folder] for decoder, (folder, _) in of.items()}
     number = lambda values: [float(v) for v in values]
-    result = measure(make_base, settings, number(_SHARES.value), number(_RECORDED.value), seeds,
+    result = measure(bases, settings, number(_SHARES.value), number(_RECORDED.value), seeds,
                      _REACH.value, out, say, _PROCESSES.value)
     console.print(table(result))
     for setting, found in result.items():

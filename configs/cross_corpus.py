@@ -155,7 +155,7 @@ def get_config(preset: str = "simulated") -> ConfigDict:
     small, (name, *options) = name != preset, name.split("+")
     c = joint_dst.get_config("tiny")
     c.name, c.data_dir = f"cross_corpus_{preset}", f"data/cross_corpus_{preset}"
-    c.order = ("text", "asr", "read")
+    c.order, c.base = ("text", "asr", "read"), ()
     if not small:
         c.log_every, c.save_every = 20, 500
     c.evaluation.update(data="", split=HELD_OUT, limit=0, rows=64, max_new=96)

@@ -206,17 +206,19 @@ def test_arms_are_told_with_the_gap_that_is_closed(modules, monkeypatch, tmp_pat
 
 def test_settings_of_one_decoder_share_its_base(modules, monkeypatch, tmp_path):
     config, arms, budget = modules
-    monkeypatch.setattr(arms.sweep, "cells", made_up)
+    asked = []
+
+    def cells(base, arms, seeds, data, split, out, say, processes):
+        asked.append((base.name, out.name))
+        return made_up(base, arms, seeds, data, split, out)
+
+    monkeypatch.setattr(arms.sweep, "cells", cells)
     monkeypatch.setattr(arms.sweep, "Prepared", lambda path: types.SimpleNamespace(
         dialogues=lambda split: range(1500)))
-    bases = []
-
-    def make_base(*named):
-        bases.append(named)
-        return types.SimpleNamespace(config=config.get_config("tiny_simulated"))
-
-    result = budget.measure(make_base, budget.SETTINGS[:3], (5, 100), (100,), 2, 0.5, tmp_path)
-    assert [named[:2] for named in bases] == [("middle", "llama"), ("small", "llama")]
+    bases = {decoder: types.SimpleNamespace(config=config.get_config("tiny_simulated"), name=name)
+             for decoder, name in ((("middle", "llama"), "one"), (("small", "llama"), "two"))}
+    result = budget.measure(bases, budget.SETTINGS[:3], (5, 100), (100,), 2, 0.5, tmp_path)
+    assert asked == [("one", "middle-llama")] * 2 + [("two", "small-llama")]
     assert list(result) == list(budget.SETTINGS[:3])
     for found in result.values():
         assert list(found["text"]["points"]) == [0, 75, 1500]

@@ -6,7 +6,7 @@ checkpoint. Frozen parameters do not change and are written once per stage, not 
 
 import contextlib
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -106,13 +106,7 @@ def load_params(folder: Path, template: dict, step: int = 0) -> dict:
     Raises:
       BadInput: no such checkpoint, or a parameter is missing, extra or misshapen.
     """
-    folder = folder.absolute()
-    steps = sorted(int(p.name) for p in (folder / "steps").glob("*") if p.name.isdigit())
-    if not steps:
-        raise BadInput("no finished checkpoint there", file=folder, mend="train this stage first")
-    if step and step not in steps:
-        raise BadInput(f"no checkpoint of step {step}, there are {steps}", file=folder)
-    trained, frozen = folder / "steps" / str(step or steps[-1]) / "params", folder / "frozen"
+    trained, frozen = _trained(folder, step), folder.absolute() / "frozen"
     stored = {at: _shapes(at) if at.exists() else {} for at in (trained, frozen)}
     fits(stored[trained] | stored[frozen], template, folder)
     restored: dict = {}
@@ -121,28 +115,47 @@ def load_params(folder: Path, template: dict, step: int = 0) -> dict:
     return restored
 
 
-def load_base(folder: Path, template: dict, tokenizer: Tokenizer) -> dict:
-    """The parameters of a stage of another run, to go on from.
+def _trained(folder: Path, step: int = 0) -> Path:
+    """Where a stage keeps what it trained, after `step` (0: the latest); raises `BadInput` if it
+    has no such checkpoint."""
+    folder = folder.absolute()
+    steps = sorted(int(p.name) for p in (folder / "steps").glob("*") if p.name.isdigit())
+    if not steps:
+        raise BadInput("no finished checkpoint there", file=folder, mend="train this stage first")
+    if step and step not in steps:
+        raise BadInput(f"no checkpoint of step {step}, there are {steps}", file=folder)
+    return folder / "steps" / str(step or steps[-1]) / "params"
+
+
+def load_base(folders: Sequence[Path], template: dict, tokenizer: Tokenizer) -> dict:
+    """Parameters of stages of other runs, to go on from: all of the first, of each further one
+    what it trained.
 
     Raises:
-      BadInput: as `load_params`; or that run had another vocabulary, whose embedding rows would
-        mean other pieces here.
+      BadInput: as `load_params`; or a run had another vocabulary, whose embedding rows would mean
+        other pieces here.
     """
-    params = load_params(folder, template)
-    with _explained(folder), ocp.CheckpointManager((folder / "steps").absolute()) as manager:
-        found = manager.restore(manager.latest_step(),
-                                args=ocp.args.Composite(meta=ocp.args.JsonRestore()))
-    check_fingerprint(found["meta"], {"tokenizer": tokenizer.fingerprint}, folder)
+    params = load_params(folders[0], template)
+    for folder in folders[1:]:
+        stored = _shapes(at := _trained(folder))
+        fits(stored, own := {p: x for p, x in template.items() if p in stored}, folder)
+        params |= _restore(at, own)
+    for folder in folders:
+        with _explained(folder), ocp.CheckpointManager((folder / "steps").absolute()) as manager:
+            found = manager.restore(manager.latest_step(),
+                                    args=ocp.args.Composite(meta=ocp.args.JsonRestore()))
+        check_fingerprint(found["meta"], {"tokenizer": tokenizer.fingerprint}, folder)
     return params
 
 
 def initial(config: ConfigDict, model: DialogueLMConfig, tokenizer: Tokenizer,
             template: dict) -> dict:
     """The parameters that a run starts from: those of the stage of another run that `config.base`
-    names, or read from the checkpoints of `config.pretrained` and the others drawn. As `template`
-    says: path -> shape, dtype and sharding."""
-    if config.get("base", ""):
-        return load_base(Path(config.base), template, tokenizer)
+    names, or of several (see `load_base`), or read from the checkpoints of `config.pretrained` and
+    the others drawn. As `template` says: path -> shape, dtype and sharding."""
+    if base := config.get("base", ""):
+        folders = [base] if isinstance(base, str) else base
+        return load_base([Path(folder) for folder in folders], template, tokenizer)
     params = towers.load(config.pretrained, model, template)
     drawn = {path: x for path, x in template.items() if path not in params}
 
