@@ -213,8 +213,9 @@ def train(base: Base, stage: ConfigDict, seeds: Sequence[int], params: dict | No
     else:
         trainable = {p: jnp.stack([x] * len(seeds)) for p, x in trainable.items()}
     keys = jnp.stack([jax.random.key_data(jax.random.key(seed)) for seed in seeds])
-    now = state.TrainState(jnp.zeros(len(seeds), jnp.int32), trainable, frozen,
-                           jax.vmap(tx.init)(trainable), keys)
+    # All of it placed, as a step returns it: else the second step is compiled anew.
+    now = jax.device_put(state.TrainState(jnp.zeros(len(seeds), jnp.int32), trainable, frozen,
+                                          jax.vmap(tx.init)(trainable), keys), jax.devices()[0])
     streams = []
     for seed in seeds:
         c = base.config.copy_and_resolve_references()

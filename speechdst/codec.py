@@ -15,7 +15,7 @@ from typing import Protocol
 import librosa
 import numpy as np
 import safetensors.numpy
-from scipy.cluster.vq import kmeans2, vq
+import scipy
 
 from speechdst.data.dialogue import SAMPLE_RATE, BadInput
 from speechdst.files import aside
@@ -75,8 +75,9 @@ class LogMelCodec:
         for _ in range(codebooks):
             with warnings.catch_warnings():  # an entry that loses all its frames stays where it is
                 warnings.filterwarnings("ignore", "One of the clusters is empty")
-                table, nearest = kmeans2(left, card, iter=rounds, minit="points", rng=rng,
-                                         missing="warn", check_finite=False)
+                table, nearest = scipy.cluster.vq.kmeans2(
+                    left, card, iter=rounds, minit="points", rng=rng, missing="warn",
+                    check_finite=False)
             tables.append(table)
             left = left - table[nearest]
         return LogMelCodec(np.stack(tables).astype(np.float32))
@@ -84,7 +85,7 @@ class LogMelCodec:
     def encode(self, waveform: np.ndarray) -> np.ndarray:
         left, codes = patches(waveform), []
         for table in self.tables:
-            nearest = vq(left, table, check_finite=False)[0]
+            nearest = scipy.cluster.vq.vq(left, table, check_finite=False)[0]
             codes.append(nearest)
             left = left - table[nearest]
         return np.array(codes, np.int32).reshape(self.codebooks, -1)

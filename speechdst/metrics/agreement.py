@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
+import scipy
 
 
 def alpha(one: Sequence[int], other: Sequence[int]) -> float | None:
@@ -23,4 +23,4 @@ def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float | No
     """Spearman's, ties shared; None if one of them is always the same."""
     if len(set(one)) < 2 or len(set(other)) < 2:
         return None
-    return float(stats.spearmanr(one, other).statistic)
+    return float(scipy.stats.spearmanr(one, other).statistic)

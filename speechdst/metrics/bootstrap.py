@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable
 
 import numpy as np
-from scipy import stats
+import scipy
 
 SEED = 24
 RESAMPLES = 1000
@@ -58,8 +58,8 @@ def interval(
     if counts.shape[1] < 2:
         return None
     with warnings.catch_warnings():  # undefined draws are dealt with below
-        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
-        result = stats.bootstrap(
+        warnings.simplefilter("ignore", scipy.stats.DegenerateDataWarning)
+        result = scipy.stats.bootstrap(
             tuple(counts),
             lambda *drawn, axis=-1: statistic(np.stack([d.sum(axis) for d in drawn])),
             paired=True,

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
+import scipy
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -64,7 +64,7 @@ def drop_pair(predicted: Spans, gold: Spans) -> tuple[float, float]:
         return float(exact), float(exact)
     bags, gold_bags = ([frozenset(s.split()) for s in side] for side in (own, golden))
     scores = np.array([[_bag_f1(p, g) for p in bags] for g in gold_bags])
-    aligned = scores[linear_sum_assignment(scores, maximize=True)]
+    aligned = scores[scipy.optimize.linear_sum_assignment(scores, maximize=True)]
     return float(exact), round(float(aligned.sum()) / max(len(bags), len(gold_bags)), 2)
 
 

@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy.optimize import curve_fit
+import scipy
 
 from speechdst.metrics.bootstrap import bounds, crossed
 
@@ -85,7 +85,7 @@ def fit(amounts: Sequence[float], accuracies: Sequence[float]) -> Curve | None:
         return None
     some = amounts[1:]
     try:
-        (gain, half), _ = curve_fit(
+        (gain, half), _ = scipy.optimize.curve_fit(
             lambda n, gain, half: gain * n / (n + half), some, found[1:] - low,
             p0=(rise, some[len(some) // 2]),
             bounds=((0, some.min() / 100), (max(100 - low, rise), some.max() * 100)))
