@@ -88,12 +88,9 @@ class Arm:
         self.batches = jax.device_put({
             str(size): shapes.rows(of, size, block, config) for size, of in buckets.items()})
         self.positions = sum(map(length, trees))
-        # On its device and of plain float32 (drawn scales are weakly typed), as the step leaves
-        # it: else the second step would be compiled anew.
-        own = {path: jnp.array(x, jnp.float32) for path, x in params.items()}
-        self.state = jax.device_put(
-            state.start(own, STAGE.trainable, optimizer.make(STAGE.optimizer, STAGE.steps), 0),
-            jax.devices()[0])
+        own = jax.tree.map(jnp.copy, params)  # each arm gives its state away with each step
+        self.state = state.start(own, STAGE.trainable,
+                                 optimizer.make(STAGE.optimizer, STAGE.steps), 0)
         self.call = make_step(state.abstract(config)[0], STAGE,
                               dict.fromkeys(self.batches, "tasks"), donate_argnums=0,
                               compiler_options=options or {})

@@ -50,15 +50,13 @@ DIRECTIONS = (("a", "b"), ("b", "a"))
 HEARD = 0.25  # how often text is read that is heard as well, against text that is not
 
 
-def stage(config: ConfigDict, speech: dict, text: dict, path: str = "words",
-          part: float = 1.0) -> ConfigDict:
-    """The last stage over shares of data, {(set, split): share}; a `part` of its steps.
+def stage(config: ConfigDict, speech: dict, text: dict, path: str = "words") -> ConfigDict:
+    """The last stage over shares of data, {(set, split): share}.
 
     Everything that any arm reads is named in each, with a share of 0 where it is not read: rows
     then have one shape, and arms one program.
     """
     made = config.stages.joint.copy_and_resolve_references()
-    made.steps = max(1, round(part * made.steps))
     texts = [name for name in config.prepare if name.split("_")[0] in cross_corpus.CORPORA]
     known = {"speech": [(name, "train") for name in cross_corpus.CORPORA],
              "text": [(name, "train") for name in texts]
@@ -94,7 +92,7 @@ def arms(config: ConfigDict, source: str, target: str) -> dict[str, sweep.Arm]:
         "joint_no_text_encoder": sweep.Arm(
             f"joint_no_text_encoder-{way}", of(make(a, a | b, path="tokens")), "tokens"),
         "joint_separate_stages": sweep.Arm(
-            f"joint_separate_stages-{way}", of(make({}, b, part=0.5), make(a, a, part=0.5))),
+            f"joint_separate_stages-{way}", of(make({}, b), make(a, a))),
         "target_speech": sweep.Arm(f"speech-{target}", of(make(b, b))),
         "oracle": sweep.Arm(f"oracle-{way}", of(make(a, a | b | held))),
     }

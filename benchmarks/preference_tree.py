@@ -90,9 +90,7 @@ def measure(width: int, layers: int, *, context: int = int(60 * RATE), reply: in
     params = jax.jit(lambda: state.create(config, 0), compiler_options=compiler_options)()
     step = make_pair_step(graph, STAGE, StreamPreference(), None, donate_argnums=0,
                           compiler_options=compiler_options)
-    # Copies, since every arm gives its state away; of a dtype that does not change, else the second
-    # step would be compiled anew.
-    copy = lambda: jax.tree.map(lambda x: jnp.array(x, x.dtype), params)
+    copy = lambda: jax.tree.map(jnp.copy, params)  # every arm gives its state away
     arms = {name: Arm(step, batch(rows, streams, block), state.start(copy(), TRAINABLE, tx, 0))
             for name, rows in laid.items()}
     first = {name: step_time.first_step(arm) for name, arm in arms.items()}  # compiles

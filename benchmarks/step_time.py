@@ -276,10 +276,8 @@ def turns_arm(
 
 
 def interleaved(arms: dict[str, TreeArm | TurnsArm], repeats: int) -> dict[str, list[float]]:
-    """Seconds of every step, the arms taking turns so that a busy machine hits them alike. Before
-    that each takes one more step: it compiles once more for a state that a step has made."""
-    for arm in arms.values():
-        arm.step()
+    """Seconds of every step, the arms taking turns so that a busy machine hits them alike; each has
+    taken its first."""
     seconds: dict[str, list[float]] = {name: [] for name in arms}
     for _ in range(repeats):
         for name, arm in arms.items():

@@ -192,30 +192,18 @@ def side_by_side(jobs: Sequence[Callable[[], None]]) -> None:
             pool.shutdown(cancel_futures=True)
 
 
-def train(base: Base, stage: ConfigDict, seeds: Sequence[int], params: dict | None = None,
-          vectorised: bool = True) -> tuple[dict, list[dict]]:
-    """Trains one stage for every seed, which draws the batches and what is masked.
+def train(base: Base, stage: ConfigDict, seeds: Sequence[int], now: state.TrainState | None = None,
+          steps: int = 0) -> tuple[state.TrainState, list[dict]]:
+    """Trains a stage for every seed, which draws the batches and what is masked, in one program.
 
     Args:
-      params: trained before, with a leading axis of seeds; None: those of the base for all.
-      vectorised: all seeds in one program, else one after the other.
-    Returns: what was trained, path -> [seeds, ...], and for each seed its metrics at the end.
+      now: a state to go on from, as this returns it; None: the base's parameters.
+      steps: how many of the stage's; 0: all.
+    Returns: the state, with a leading axis of seeds in all but what is frozen, and for each seed
+      its metrics at the end.
     """
-    if not vectorised and len(seeds) > 1:
-        parts = [train(base, stage, [seed], params and {p: x[i : i + 1] for p, x in params.items()})
-                 for i, seed in enumerate(seeds)]
-        return ({p: jnp.concatenate([part[0][p] for part in parts]) for p in parts[0][0]},
-                [part[1][0] for part in parts])
-    tx = optimizer.make(stage.optimizer, stage.steps)
-    trainable, frozen = state.split(base.params, stage.trainable)
-    if params is not None:
-        trainable = {p: params[p] for p in trainable}
-    else:
-        trainable = {p: jnp.stack([x] * len(seeds)) for p, x in trainable.items()}
-    keys = jnp.stack([jax.random.key_data(jax.random.key(seed)) for seed in seeds])
-    # All of it placed, as a step returns it: else the second step is compiled anew.
-    now = jax.device_put(state.TrainState(jnp.zeros(len(seeds), jnp.int32), trainable, frozen,
-                                          jax.vmap(tx.init)(trainable), keys), jax.devices()[0])
+    if now is None:
+        now = _started(base, stage, seeds)
     streams = []
     for seed in seeds:
         c = base.config.copy_and_resolve_references()
@@ -223,14 +211,25 @@ def train(base: Base, stage: ConfigDict, seeds: Sequence[int], params: dict | No
         loaders = joint_dst.loaders(c, stage, base.tokenizer, base.model, base.params)
         streams.append({name: iter(loader) for name, loader in loaders.items()})
     step, values = _step(stage.to_json(sort_keys=True), base.model), {}
-    for _ in range(stage.steps):
+    for _ in range(steps or stage.steps):
         host = [{name: next(it) for name, it in stream.items()} for stream in streams]
         now, values = step(now, jax.tree.map(lambda *x: np.stack(x), *host))
     values = {k: np.asarray(v) for k, v in values.items() if v.ndim == 1}
     ends = [{k: float(v[i]) for k, v in values.items()} for i in range(len(seeds))]
     if not all(np.isfinite(end["loss"]) for end in ends):
         raise FloatingPointError(f"the loss is not finite after {stage.steps} steps: {ends}")
-    return now.trainable, ends
+    return now, ends
+
+
+def _started(base: Base, stage: ConfigDict, seeds: Sequence[int]) -> state.TrainState:
+    trainable, frozen = state.split(base.params, stage.trainable)
+    trainable = {p: jnp.stack([x] * len(seeds)) for p, x in trainable.items()}
+    tx = optimizer.make(stage.optimizer, stage.steps)
+    keys = jnp.stack([jax.random.key_data(jax.random.key(seed)) for seed in seeds])
+    # All of it placed, as a step returns it: else the second step is compiled anew.
+    return jax.device_put(state.TrainState(
+        jnp.zeros(len(seeds), jnp.int32), trainable, frozen, jax.vmap(tx.init)(trainable), keys),
+        jax.devices()[0])
 
 
 def _step(stage: str, model: DialogueLMConfig) -> Callable:
@@ -272,8 +271,9 @@ def score(base: Base, params: state.Params, data: str, split: str, path: str) ->
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """What is trained: stages one after the other, of which the base was none. `path`: how text is
-    read ("words": by the text encoder, "tokens": by the LLM)."""
+    """What is trained: stages that are alike but in what they read, one after the other, each as
+    long, under one schedule of as many steps as one alone has. `path`: how text is read ("words":
+    by the text encoder, "tokens": by the LLM)."""
 
     name: str
     stages: tuple[ConfigDict, ...]
@@ -309,15 +309,15 @@ def _cell(out: Path, arm: Arm, seed: int) -> Path:
 def _make(base: Base, arm: Arm, seeds: Sequence[int], data: Sequence[str], split: str,
           out: Path) -> str:
     """Makes the cells of an arm in this process, and says what it took."""
-    began, worked, params = time.monotonic(), time.process_time(), None
+    began, worked, now = time.monotonic(), time.process_time(), None
     with open(out / "cells.log", "a") as log, contextlib.redirect_stdout(log):
         print(f"{arm.name}, seeds {[*seeds]}", flush=True)
         for stage in arm.stages:
-            params, ends = train(base, stage, seeds, params)
-        jax.block_until_ready(params)
+            now, ends = train(base, stage, seeds, now, max(1, stage.steps // len(arm.stages)))
+        jax.block_until_ready(now)
     trained = time.process_time() - worked
     for i, seed in enumerate(seeds):
-        own = base.params | {p: x[i] for p, x in params.items()}
+        own = base.params | {p: x[i] for p, x in now.trainable.items()}
         found = {name: score(base, own, name, split, arm.path) for name in data}
         write_text(_cell(out, arm, seed), json.dumps(found | {
             "end": ends[i], "train_seconds": trained / len(seeds)}) + "\n")

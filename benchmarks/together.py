@@ -56,11 +56,11 @@ def measure(base: sweep.Base, seeds: int, steps: int, turns: int) -> dict:
         for way in ("together", "one after the other"):
             began = time.perf_counter(), time.process_time()
             with contextlib.redirect_stdout(io.StringIO()):
-                trained, ends = sweep.train(base, stage, range(seeds),
-                                            vectorised=way == "together")
-            jax.block_until_ready(trained)
+                made = [sweep.train(base, stage, some) for some in (
+                    [range(seeds)] if way == "together" else [[seed] for seed in range(seeds)])]
+            jax.block_until_ready(made)
             spent = np.subtract((time.perf_counter(), time.process_time()), began)
-            losses[way] = [end["loss"] for end in ends]
+            losses[way] = [end["loss"] for _, ends in made for end in ends]
             if way in best:
                 best[way] = np.minimum(best[way], spent)
             else:

@@ -126,7 +126,8 @@ class Norm(nnx.Module):
 
     def __init__(self, width: int, config: TransformerConfig):
         c = self.config = config
-        self.scale = nnx.Param(jnp.full(width, 1 - c.norm_offset)) if c.norm_affine else None
+        one = 1 - c.norm_offset
+        self.scale = nnx.Param(jnp.full(width, one, jnp.float32)) if c.norm_affine else None
         self.bias = nnx.Param(jnp.zeros(width)) if c.norm_affine and not c.rms else None
 
     def __call__(self, x):

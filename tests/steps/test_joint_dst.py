@@ -107,6 +107,11 @@ def test_the_loss_falls_and_is_the_weighted_sum_of_means():
         np.testing.assert_allclose(values["loss"], expected, rtol=1e-5)
 
 
+def test_a_drawn_state_and_one_that_a_step_made_are_one_program():
+    trained(10)
+    assert compiled()._cache_size() == 1
+
+
 def test_batches_of_one_loss_are_merged_before_they_are_divided():
     params, graph = tiny.parameters(MODEL), state.abstract(MODEL)[0]
 
