@@ -279,6 +279,7 @@ def test_amounts_have_points_intervals_and_a_curve():
     svg = report_charts.amounts({"text <b>": (points, transfer.Curve(10.0, 70.0, 40.0)),
                                  "recorded": (points, None)}, "dialogues")
     assert "text &lt;b&gt;" in svg and "var(--series-2)" in svg and "dialogues" in svg
+    assert all(f">{amount}<" in svg for amount in points) and "$" not in svg
     page = report_charts.page("How <much>", {"a & b": svg}, ["x < y"])
     assert "How &lt;much&gt;" in page and "a &amp; b" in page and "x &lt; y" in page
     assert page.count("<svg") == 1 and "--series-1: #1f5fa8;" in page
