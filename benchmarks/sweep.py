@@ -211,13 +211,14 @@ def train(base: Base, stage: ConfigDict, seeds: Sequence[int], now: state.TrainS
         loaders = joint_dst.loaders(c, stage, base.tokenizer, base.model, base.params)
         streams.append({name: iter(loader) for name, loader in loaders.items()})
     step, values = _step(stage.to_json(sort_keys=True), base.model), {}
-    for _ in range(steps or stage.steps):
+    steps = steps or stage.steps
+    for _ in range(steps):
         host = [{name: next(it) for name, it in stream.items()} for stream in streams]
         now, values = step(now, jax.tree.map(lambda *x: np.stack(x), *host))
     values = {k: np.asarray(v) for k, v in values.items() if v.ndim == 1}
     ends = [{k: float(v[i]) for k, v in values.items()} for i in range(len(seeds))]
     if not all(np.isfinite(end["loss"]) for end in ends):
-        raise FloatingPointError(f"the loss is not finite after {stage.steps} steps: {ends}")
+        raise FloatingPointError(f"the loss is not finite after {steps} steps: {ends}")
     return now, ends
 
 

@@ -137,14 +137,14 @@ def charts(result: dict) -> dict[str, str]:
             for title, of in groups.items()}
 
 
-def measure(bases: Mapping[tuple[str, str], sweep.Base], settings: Sequence[str],
-            shares: Sequence[float], recorded: Sequence[float], seeds: int, reach: float, out: Path,
-            say=print, processes: int = 0) -> dict:
-    """{setting: `answer`}. `bases`: by size and family."""
+def measure(bases: Mapping[Path, sweep.Base], settings: Sequence[str], shares: Sequence[float],
+            recorded: Sequence[float], seeds: int, reach: float, out: Path, say=print,
+            processes: int = 0) -> dict:
+    """{setting: `answer`}. `bases`: by folder, OUT/SIZE-FAMILY."""
     result = {}
     for setting in settings:
         size, family, style = parts(setting)
-        base, folder = bases[size, family], out / f"{size}-{family}"
+        base = bases[folder := out / f"{size}-{family}"]
         dialogues = len(sweep.Prepared(Path(base.config.data_dir) / TARGET).dialogues("train"))
         text = {s: text_arm(base.config, style, s) for s in {0, *shares}}
         heard = {s: speech_arm(base.config, s) for s in {0, *recorded}}
@@ -164,16 +164,15 @@ def main(argv):
     say = lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     settings, of = _SETTINGS.value if not _QUICK.value else _SETTINGS.value[:1], {}
-    for decoder in dict.fromkeys(parts(setting)[:2] for setting in settings):
-        preset = f"{'tiny_' if _QUICK.value else ''}simulated+{'+'.join(decoder)}"
+    for size, family in dict.fromkeys(parts(setting)[:2] for setting in settings):
+        preset = f"{'tiny_' if _QUICK.value else ''}simulated+{size}+{family}"
         c = cross_corpus.get_config(preset)
         c.data_dir, c.evaluation.split = str(out / "data"), _SPLIT.value
         c.stages.joint.steps = _STEPS.value or c.stages.joint.steps
-        of[decoder] = out / "-".join(decoder), (f"configs/cross_corpus.py:{preset}", c)
-    made = sweep.bases(dict(of.values()), out, say)
-    for folder, base in made.items():
+        of[out / f"{size}-{family}"] = f"configs/cross_corpus.py:{preset}", c
+    bases = sweep.bases(of, out, say)
+    for folder, base in bases.items():
         sweep.settle(folder, arms.settings(base))
-    bases = {decoder: made[folder] for decoder, (folder, _) in of.items()}
     number = lambda values: [float(v) for v in values]
     result = measure(bases, settings, number(_SHARES.value), number(_RECORDED.value), seeds,
                      _REACH.value, out, say, _PROCESSES.value)

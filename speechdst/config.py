@@ -91,10 +91,14 @@ def axes_of(config: ConfigDict, stage: ConfigDict) -> dict:
     return dict(stage.get("mesh", config.mesh))
 
 
+def saved_steps(stage: Path) -> list[int]:
+    """The steps of a stage's finished checkpoints, sorted."""
+    return sorted(int(p.name) for p in (stage / "steps").glob("*") if p.name.isdigit())
+
+
 def steps_of(stage: Path) -> int:
     """Steps of a stage's latest finished checkpoint; 0: none."""
-    steps = [int(p.name) for p in (stage / "steps").glob("*") if p.name.isdigit()]
-    return max(steps, default=0)
+    return max(saved_steps(stage), default=0)
 
 
 def keep(path: Path, config: ConfigDict) -> None:

@@ -241,8 +241,8 @@ def amounts(series: dict[str, tuple[dict[float, tuple], transfer.Curve | None]],
                 axes.plot(*zip(*known, strict=True), ":", color=colour)
         axes.set_xscale("symlog", linthresh=least)
         axes.set_xlim(left=0)
-        amounts = sorted({0, *(a for points, _ in series.values() for a in points)})
-        axes.set_xticks(amounts, [f"{a:,g}" for a in amounts])  # powers would be written as TeX
+        ticks = sorted({0, *(a for points, _ in series.values() for a in points)})
+        axes.set_xticks(ticks, [f"{a:,g}" for a in ticks])  # powers would be written as TeX
         axes.minorticks_off()
         axes.grid(axis="y", linewidth=0.6)
         axes.tick_params(length=0)

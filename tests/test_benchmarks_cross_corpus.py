@@ -215,8 +215,9 @@ def test_settings_of_one_decoder_share_its_base(modules, monkeypatch, tmp_path):
     monkeypatch.setattr(arms.sweep, "cells", cells)
     monkeypatch.setattr(arms.sweep, "Prepared", lambda path: types.SimpleNamespace(
         dialogues=lambda split: range(1500)))
-    bases = {decoder: types.SimpleNamespace(config=config.get_config("tiny_simulated"), name=name)
-             for decoder, name in ((("middle", "llama"), "one"), (("small", "llama"), "two"))}
+    bases = {tmp_path / folder: types.SimpleNamespace(
+        config=config.get_config("tiny_simulated"), name=name)
+        for folder, name in (("middle-llama", "one"), ("small-llama", "two"))}
     result = budget.measure(bases, budget.SETTINGS[:3], (5, 100), (100,), 2, 0.5, tmp_path)
     assert asked == [("one", "middle-llama")] * 2 + [("two", "small-llama")]
     assert list(result) == list(budget.SETTINGS[:3])

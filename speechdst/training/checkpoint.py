@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, CustomSteps, LatestN
 
 from speechdst import sharding
-from speechdst.config import model_config, tokenizer_of
+from speechdst.config import model_config, saved_steps, tokenizer_of
 from speechdst.data.dialogue import BadInput
 from speechdst.data.tokenizer import Tokenizer
 from speechdst.hf import towers
@@ -119,7 +119,7 @@ def _trained(folder: Path, step: int = 0) -> Path:
     """Where a stage keeps what it trained, after `step` (0: the latest); raises `BadInput` if it
     has no such checkpoint."""
     folder = folder.absolute()
-    steps = sorted(int(p.name) for p in (folder / "steps").glob("*") if p.name.isdigit())
+    steps = saved_steps(folder)
     if not steps:
         raise BadInput("no finished checkpoint there", file=folder, mend="train this stage first")
     if step and step not in steps:
