@@ -5,10 +5,9 @@ third of it. Elsewhere than on Linux nothing is done.
 """
 
 import ctypes
-import os
 import sys
 
-_TRIM, _TOP_PAD, _MMAPS, _ARENAS = -1, -2, -4, -8  # of mallopt, see malloc.h
+_TRIM, _TOP_PAD, _MMAPS = -1, -2, -4  # of mallopt, see malloc.h
 
 
 def keep() -> None:
@@ -17,17 +16,19 @@ def keep() -> None:
 
 
 def start_devices() -> None:
-    """Starts JAX's devices, so that their threads take memory from the main arena.
+    """Starts JAX's devices, so that the arrays of a step come from where `keep` keeps them.
 
-    In an arena of its own a thread maps each block of more than 64 MiB, such as all that a step
-    computes in between, whatever `keep` says. Threads of later, as the compiler's, get their own
-    again: they would wait for each other.
+    That is glibc's main arena, which the main thread has: in those of other threads a block of more
+    than 64 MiB, such as all that a step computes in between, is mapped anew each time. So the
+    thread that calls a program runs it (no asynchronous dispatch). One arena for all threads would
+    do as well, but they would wait for each other there, and compilation leaves so many small free
+    blocks that finding one takes long: a step then lasted up to twice as long in the process that
+    compiled it as in one that found it in the cache.
     """
     import jax  # not for commands that only keep memory
 
-    _set({_ARENAS: 1})
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
     jax.devices()
-    _set({_ARENAS: 8 * (os.cpu_count() or 1)})  # as it was
 
 
 def _set(options: dict[int, int]) -> None:
