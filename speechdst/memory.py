@@ -27,7 +27,8 @@ def start_devices() -> None:
     """
     import jax  # not for commands that only keep memory
 
-    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    if sys.platform == "linux":
+        jax.config.update("jax_cpu_enable_async_dispatch", False)
     jax.devices()
 
 
