@@ -43,13 +43,15 @@ class Utterances:
 class Blocks:
     """Visible attention blocks, n = T / block: see `data.tree.block_lists`.
 
-    keys, queries int32 [R, n, n]; key_counts, query_counts int32 [R, n].
+    keys, queries int32 [R, n, n]; the counts int32 [R, n].
     """
 
     keys: jax.Array
     key_counts: jax.Array
+    whole_keys: jax.Array
     queries: jax.Array
     query_counts: jax.Array
+    whole_queries: jax.Array
 
 
 @pytree

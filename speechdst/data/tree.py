@@ -330,29 +330,39 @@ def block_lists(trunk_start, fork, branch_start, block: int) -> dict:
 
     Args: int32 [T] each, T a multiple of `block`.
     Returns: `keys` int32 [T/block, T/block], the visible key blocks of each query block, then
-      zeros; `key_counts` int32 [T/block]; `queries`, `query_counts`: the same by key block.
+      zeros; `key_counts` int32 [T/block]; `whole_keys` int32 [T/block], how many of them, the first
+      ones, every query of the block sees from end to end; `queries`, `query_counts`,
+      `whole_queries`: the same by key block.
     """
     t = len(fork)
     if t % block:
         raise ValueError(f"{t} positions are no multiple of the attention block {block}")
     n = t // block
-    visible = np.zeros((n, n), bool)
-    query = np.arange(t) // block
-    spans = {(q, a // block, (b - 1) // block)
-             for q, a, b in zip(query.tolist(), trunk_start.tolist(), fork.tolist(), strict=True)
-             if b > a}
-    spans |= set(zip(query.tolist(), (branch_start // block).tolist(), query.tolist(),
-                     strict=True))
-    for q, a, b in spans:
-        visible[q, a : b + 1] = True
+    at = np.arange(t)
+    query = at // block
+    visible, whole = np.zeros((n, n), bool), np.ones((n, n), bool)
+    rows = lambda *columns: set(zip(*(c.tolist() for c in columns), strict=True))
+    # Of both intervals of a query, the blocks that it touches (an empty one touches none) ...
+    spans = rows(query, trunk_start // block, np.where(fork > trunk_start, -(-fork // block), 0))
+    for q, a, b in spans | rows(query, branch_start // block, query + 1):
+        visible[q, a:b] = True
+    # ... and those that lie in it from end to end; where a branch follows its fork they are one.
+    ends = lambda start, end: (-(-start // block), end // block)
+    start = np.where(branch_start == fork, trunk_start, branch_start)
+    for q, a, b, c, d in rows(query, *ends(trunk_start, fork), *ends(start, at + 1)):
+        seen = np.zeros(n, bool)
+        seen[a:b] = seen[c:d] = True
+        whole[q] &= seen
 
-    def lists(v):
-        counts = v.sum(1).astype(np.int32)
-        # A stable sort of "not visible" puts the visible blocks first, in order.
-        order = np.argsort(~v, axis=1, kind="stable").astype(np.int32)
-        return np.where(np.arange(n) < counts[:, None], order, 0).astype(np.int32), counts
+    def lists(visible, whole):
+        count = lambda v: v.sum(1).astype(np.int32)
+        # A stable sort: whole blocks, then the others that are visible, each in order.
+        order = np.argsort(2 - (visible.astype(int) + whole), axis=1, kind="stable")
+        counts = count(visible)
+        shown = np.where(np.arange(n) < counts[:, None], order, 0).astype(np.int32)
+        return shown, counts, count(whole)
 
-    keys, key_counts = lists(visible)
-    queries, query_counts = lists(visible.T)
-    return {"keys": keys, "key_counts": key_counts,
-            "queries": queries, "query_counts": query_counts}
+    keys, key_counts, whole_keys = lists(visible, whole)
+    queries, query_counts, whole_queries = lists(visible.T, whole.T)
+    return {"keys": keys, "key_counts": key_counts, "whole_keys": whole_keys,
+            "queries": queries, "query_counts": query_counts, "whole_queries": whole_queries}

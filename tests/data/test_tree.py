@@ -122,16 +122,17 @@ def test_block_lists_cover_exactly(forest, block):
         row["fork"][:, None],
         row["branch_start"][:, None],
     )
-    pairs = mask.reshape(n, block, n, block).any((1, 3))
-    lists = row["blocks"]
-    for q in range(n):
-        assert (
-            lists["keys"][q, : lists["key_counts"][q]].tolist() == np.flatnonzero(pairs[q]).tolist()
-        )
-        assert (
-            lists["queries"][q, : lists["query_counts"][q]].tolist()
-            == np.flatnonzero(pairs[:, q]).tolist()
-        )
+    tiles = mask.reshape(n, block, n, block)
+    lists, some, every = row["blocks"], tiles.any((1, 3)), tiles.all((1, 3))
+    for names, seen, whole in (
+        (("keys", "key_counts", "whole_keys"), some, every),
+        (("queries", "query_counts", "whole_queries"), some.T, every.T),
+    ):
+        found, counts, wholes = (lists[name] for name in names)
+        for i in range(n):
+            assert found[i, : wholes[i]].tolist() == np.flatnonzero(whole[i]).tolist()
+            rest = np.flatnonzero(seen[i] & ~whole[i]).tolist()
+            assert found[i, wholes[i] : counts[i]].tolist() == rest
 
 
 def test_a_branch_may_be_empty():

@@ -16,15 +16,16 @@ from speechdst.models.attention.rule import NEGATIVE, capped, visible
 
 
 def forward(q, k, v, where, blocks, scale, cap, windowed):
-    """See `kernel.forward`."""
-    row = functools.partial(_forward_row, scale=scale, cap=cap, windowed=windowed)
-    return _rows(row, q, k, v, where, blocks)
+    """See `kernel.forward`; queries are scaled before the products, not scores behind them."""
+    row = functools.partial(_forward_row, cap=cap, windowed=windowed)
+    return _rows(row, q * scale, k, v, where, blocks)
 
 
 def backward(q, k, v, out, lse, grad, where, blocks, scale, cap, windowed):
     """See `kernel.backward`."""
-    row = functools.partial(_backward_row, scale=scale, cap=cap, windowed=windowed)
-    return _rows(row, q, k, v, out, lse, grad, where, blocks)
+    row = functools.partial(_backward_row, cap=cap, windowed=windowed)
+    dq, dk, dv = _rows(row, q * scale, k, v, out, lse, grad, where, blocks)
+    return dq * scale, dk, dv
 
 
 def _rows(function, *arguments):
@@ -53,20 +54,28 @@ def _product(a, b):
     return product.reshape(*product.shape[:2], *b.shape[2:])
 
 
-def _scores(kb, qb, query_block, key_block, where, scale, cap, windowed):
-    """Scores of a pair of blocks, float32 [g, key, h, query], before and after the mask."""
-    size = kb.shape[1]
-    s = capped(_product(kb, qb) * scale, cap)
+def _over(whole, count, windowed, body, carry):
+    """`body(j, carry, masked)` for the `count` blocks of a list: the first `whole`, which are seen
+    from end to end, need no mask unless a window hides a part of them."""
+    plain, masked = (functools.partial(body, masked=masked) for masked in (False, True))
+    if windowed:
+        return jax.lax.fori_loop(0, count, masked, carry)
+    return jax.lax.fori_loop(whole, count, masked, jax.lax.fori_loop(0, whole, plain, carry))
+
+
+def _mask(s, query_block, key_block, where, windowed):
+    """Scores of a pair of blocks, float32 [g, key, h, query], with what is not seen far below."""
+    size = s.shape[1]
     a = jnp.arange(size)
     cut = lambda row, block: jax.lax.dynamic_slice_in_dim(row, block * size, size)
     *intervals, before = (cut(w, query_block)[None] for w in where[:4])
     mask = visible((query_block * size + a)[None], (key_block * size + a)[:, None], *intervals)
     if windowed:
         mask &= cut(where[4], key_block)[:, None] > before
-    return s, jnp.where(mask[:, None], s, NEGATIVE)
+    return jnp.where(mask[:, None], s, NEGATIVE)
 
 
-def _forward_row(q, k, v, where, blocks, scale, cap, windowed):
+def _forward_row(q, k, v, where, blocks, cap, windowed):
     g, h, t, d = q.shape
     n = blocks.keys.shape[0]
     queries = jnp.moveaxis(_by_block(q, n), 4, 2)  # [n, g, d, h, size]
@@ -74,10 +83,11 @@ def _forward_row(q, k, v, where, blocks, scale, cap, windowed):
     values = values.swapaxes(2, 3)
 
     def query_block(_, index):
-        def key_block(j, carry):
+        def key_block(j, carry, masked):
             top, total, acc = carry
             kb = blocks.keys[index, j]
-            _, s = _scores(keys[kb], queries[index], index, kb, where, scale, cap, windowed)
+            s = capped(_product(keys[kb], queries[index]), cap)
+            s = _mask(s, index, kb, where, windowed) if masked else s
             new = jnp.maximum(top, s.max(1))
             p = jnp.exp(s - new[:, None])
             keep = jnp.exp(top - new)
@@ -86,14 +96,15 @@ def _forward_row(q, k, v, where, blocks, scale, cap, windowed):
 
         start = (jnp.full((g, h, t // n), NEGATIVE), jnp.zeros((g, h, t // n)),
                  jnp.zeros((g, d, h, t // n)))
-        top, total, acc = jax.lax.fori_loop(0, blocks.key_counts[index], key_block, start)
+        top, total, acc = _over(blocks.whole_keys[index], blocks.key_counts[index], windowed,
+                                key_block, start)
         return None, ((acc / total[:, None]).astype(q.dtype), top + jnp.log(total))
 
     _, (out, lse) = jax.lax.scan(query_block, None, jnp.arange(n))
     return _from_blocks(jnp.moveaxis(out, 2, 4)), _from_blocks(lse)
 
 
-def _backward_row(q, k, v, out, lse, grad, where, blocks, scale, cap, windowed):
+def _backward_row(q, k, v, out, lse, grad, where, blocks, cap, windowed):
     g, _, t, d = q.shape
     n = blocks.keys.shape[0]
     delta = _by_block((out * grad).sum(-1, dtype=jnp.float32), n)
@@ -107,20 +118,21 @@ def _backward_row(q, k, v, out, lse, grad, where, blocks, scale, cap, windowed):
     def key_block(dq, index):
         kb, vb = keys[index], values[index]
 
-        def query_block(j, carry):
+        def query_block(j, carry, masked):
             dq, dk, dv = carry
             i = blocks.queries[index, j]
-            s, seen = _scores(kb, queries_t[i], i, index, where, scale, cap, windowed)
+            s = capped(_product(kb, queries_t[i]), cap)
+            seen = _mask(s, i, index, where, windowed) if masked else s
             p = jnp.exp(seen - lse[i][:, None])
-            ds = p * (_product(vb, grads_t[i]) - delta[i][:, None]) * scale
+            ds = p * (_product(vb, grads_t[i]) - delta[i][:, None])
             ds = (ds * (1 - (s / cap) ** 2) if cap else ds).astype(q.dtype)
             return (dq.at[i].add(_product(keys_t[index], ds)),
                     dk + _product(columns(ds), rows(queries[i])),
                     dv + _product(columns(p.astype(v.dtype)), rows(grads[i])))
 
         zero = jnp.zeros(kb.shape, jnp.float32)
-        dq, dk, dv = jax.lax.fori_loop(0, blocks.query_counts[index], query_block,
-                                       (dq, zero, zero))
+        dq, dk, dv = _over(blocks.whole_queries[index], blocks.query_counts[index], windowed,
+                           query_block, (dq, zero, zero))
         return dq, (dk, dv)
 
     dq, (dk, dv) = jax.lax.scan(key_block, jnp.zeros(queries_t.shape, jnp.float32), jnp.arange(n))
