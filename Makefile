@@ -6,7 +6,8 @@
 PYTHON ?= python3
 VENV ?= .venv$(if $(filter python3,$(PYTHON)),,-$(notdir $(PYTHON)))
 RUN := $(VENV)/bin/python
-JOBS ?= 2
+# One more than two cores: tests wait for the commands that they start.
+JOBS ?= 3
 DEMO ?= runs/demo
 
 .PHONY: demo test smoke lint lock clean
