@@ -179,7 +179,8 @@ def main(argv):
     c.stages.joint.weights.text = _TEXT_WEIGHT.value
     seeds = _SEEDS.value or (1 if _QUICK.value else 3)
     say = lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True)
-    base = sweep.bases({out: (f"configs/cross_corpus.py:{preset}", c)}, out, say)[out]
+    named = f"configs/cross_corpus.py:{preset}", c
+    base = sweep.bases({out: named}, named, out, say)[out]
     sweep.settle(out, settings(base))
     say(f"base after {time.monotonic() - began:.0f} s")
     size = sizes(base)

@@ -115,7 +115,7 @@ class Base:
 HEARING = "asr"  # the stage of a base that trains its speech encoder
 
 
-def bases(of: Mapping[Path, tuple[str, ConfigDict]], shared: Path,
+def bases(of: Mapping[Path, tuple[str, ConfigDict]], hearing: tuple[str, ConfigDict], shared: Path,
           say: Callable = print) -> dict[Path, Base]:
     """Prepares the data and trains the bases that are not there yet; what was done in part is not
     done again.
@@ -125,14 +125,15 @@ def bases(of: Mapping[Path, tuple[str, ConfigDict]], shared: Path,
 
     Args:
       of: folder of a base -> what `--config` names, and that config. All have the same data, in
-        the same place, and the same speech encoder, which is trained once.
+        the same place, and the same speech encoder.
+      hearing: the same of the run that trains this encoder, once, whichever bases are asked for.
       shared: the folder of what they share.
     """
     marks = {folder: folder / "base" / "done.txt" for folder in of}
     todo = {folder: named for folder, named in of.items()
             if not marks[folder].exists() or marks[folder].read_text() != named[0]}
     if todo:
-        source, c = next(iter(todo.values()))
+        source, c = hearing
         options = [f"--config={source}", f"--config.data_dir={c.data_dir}"]
         command("prepare", options, shared / "log.txt", shared)
         part = functools.partial(_part, shared=shared, say=say)

@@ -163,14 +163,17 @@ def main(argv):
     seeds = _SEEDS.value or (1 if _QUICK.value else 3)
     say = lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True)
 
-    settings, of = _SETTINGS.value if not _QUICK.value else _SETTINGS.value[:1], {}
-    for size, family in dict.fromkeys(parts(setting)[:2] for setting in settings):
+    def named(size: str, family: str) -> tuple[str, ConfigDict]:
         preset = f"{'tiny_' if _QUICK.value else ''}simulated+{size}+{family}"
         c = cross_corpus.get_config(preset)
         c.data_dir, c.evaluation.split = str(out / "data"), _SPLIT.value
         c.stages.joint.steps = _STEPS.value or c.stages.joint.steps
-        of[out / f"{size}-{family}"] = f"configs/cross_corpus.py:{preset}", c
-    bases = sweep.bases(of, out, say)
+        return f"configs/cross_corpus.py:{preset}", c
+
+    settings = _SETTINGS.value if not _QUICK.value else _SETTINGS.value[:1]
+    decoders = dict.fromkeys(parts(setting)[:2] for setting in settings)
+    bases = sweep.bases({out / "-".join(of): named(*of) for of in decoders},
+                        named(*parts(SETTINGS[0])[:2]), out, say)
     for folder, base in bases.items():
         sweep.settle(folder, arms.settings(base))
     number = lambda values: [float(v) for v in values]

@@ -226,6 +226,27 @@ def test_settings_of_one_decoder_share_its_base(modules, monkeypatch, tmp_path):
         assert list(found["recorded"]["points"]) == [0, 1500]
 
 
+def test_one_run_trains_the_encoder_whichever_bases_are_asked_for(modules, monkeypatch, tmp_path):
+    """A base asked for later goes on from it: it and what it encoded are of another decoder."""
+    config, sweep = modules[0], modules[1].sweep
+    commands = []
+    monkeypatch.setattr(sweep, "command", lambda name, options, log, out: commands.append(
+        (name, dict(o.partition("=")[::2] for o in options))))
+    monkeypatch.setattr(sweep.Base, "loaded", lambda config, folder: folder.name)
+    (tmp_path / "small/base").mkdir(parents=True)
+    made = sweep.bases({tmp_path / "small": ("small.py", config.get_config("tiny_simulated"))},
+                       ("first.py", config.get_config("tiny_simulated")), tmp_path, lambda _: None)
+    assert list(made.values()) == ["small"]
+    trained = {options["--workdir"]: options for name, options in commands if name == "train"}
+    assert {folder: o["--config"] for folder, o in trained.items()} == {
+        f"{tmp_path}/asr": "first.py", f"{tmp_path}/small/text": "small.py",
+        f"{tmp_path}/small/base": "small.py"}
+    assert trained[f"{tmp_path}/small/base"]["--config.base"] == str(
+        (f"{tmp_path}/small/text/text", f"{tmp_path}/asr/asr"))
+    encodes = [o for name, o in commands if name == "prepare" and "--features" in o]
+    assert [(o["--config"], o["--workdir"]) for o in encodes] == [("first.py", f"{tmp_path}/asr")]
+
+
 def test_cells_of_other_settings_are_refused_and_figures_are_json(modules, tmp_path):
     sweep = modules[1].sweep
     sweep.settle(tmp_path, {"steps": 3})
