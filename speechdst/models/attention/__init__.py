@@ -97,7 +97,8 @@ def walk(q, k, v, trunk_start, fork, branch_start, blocks, positions=None, *, sc
 
 
 def _reached(blocks, positions, window):
-    """The lists without the blocks of which the window hides every key from every query."""
+    """The lists without the blocks of which the window hides every key from every query. Which are
+    seen from end to end is not kept: with a window, nothing asks."""
     ends = positions.reshape(*blocks.keys.shape[:2], -1)
     near = ends.min(-1)[:, :, None] - ends.max(-1)[:, None] < window  # [R, query, key]
 
