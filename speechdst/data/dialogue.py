@@ -69,7 +69,7 @@ class AudioRef:
 class Audio:
     """A stored recording: FLAC bytes, 16 kHz, mono, 16 bit; `voice` is the speaker or TTS voice."""
 
-    flac: bytes
+    flac: bytes = dataclasses.field(repr=False)
     samples: int
     voice: str = ""
 
@@ -92,7 +92,7 @@ class Turn:
     words: tuple[Word, ...] = ()
     audio: AudioRef | Audio | None = None
     state: State | None = None
-    features: np.ndarray | None = None
+    features: np.ndarray | None = dataclasses.field(default=None, repr=False)
     start: float | None = None
 
 

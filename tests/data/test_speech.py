@@ -151,9 +151,12 @@ def test_pitch_and_rate_of_nothing():
 
 
 @pytest.mark.parametrize("noise", [0.0, 1e-3, 8e-3])
-def test_spoken_span_is_what_is_loud(noise):
+@pytest.mark.parametrize("rumble", [0.0, 0.2])
+def test_spoken_span_is_what_is_loud(noise, rumble):
     rng = np.random.default_rng(0)
     samples = rng.normal(0, noise, 5 * 16_000) if noise else np.zeros(5 * 16_000)
+    t = np.arange(len(samples)) / 16_000
+    samples += rumble * np.sin(2 * np.pi * 2 * t) ** 2 * np.sin(2 * np.pi * 20 * t)
     samples[40_000:52_000] += rng.normal(0, 0.1, 12_000)
     samples[54_000:60_000] += rng.normal(0, 0.05, 6_000)
     samples[1_000:1_200] += 0.5  # a click
