@@ -172,8 +172,11 @@ def data_uri(audio: Audio) -> str:
 
 
 def word_differences(gold: str, own: str) -> tuple[list[list], list[list]]:
-    """Runs of words of both texts, `[changed, words]`; compared without case and punctuation."""
+    """Runs of words of both texts, `[changed, words]`; compared without case and punctuation. If
+    nobody wrote down what was said, nothing is marked."""
     gold_words, own_words = gold.split(), own.split()
+    if not gold_words:
+        return [], [[False, own]] if own_words else []
     operations = Levenshtein.opcodes(
         [transcript(w) for w in gold_words], [transcript(w) for w in own_words]
     )

@@ -96,6 +96,14 @@ def test_every_turn_is_on_the_page_with_its_audio_and_marks(tmp_path):
     assert [t["clip"] for t in lines] == list(range(6)) and len(data["clips"]) == 6
 
 
+def test_words_are_marked_where_something_was_written_down():
+    assert report.word_differences("A cheap hotel.", "a cheap inn") == (
+        [[False, "A cheap"], [True, "hotel."]], [[False, "a cheap"], [True, "inn"]])
+    assert report.word_differences("a", "") == ([[True, "a"]], [])
+    assert report.word_differences("", "a cheap inn") == ([], [[False, "a cheap inn"]])
+    assert report.word_differences("", "") == ([], [])
+
+
 def test_audio_is_small_opus_of_the_right_length():
     uri = report.data_uri(tone(1.3))
     kind, coded = uri.split(",", 1)
