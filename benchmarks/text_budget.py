@@ -115,9 +115,9 @@ def told(setting: str, found: dict) -> str:
     said = [f"{amount(found[name]['needed'][0])} [{amount(found[name]['needed'][1])}, "
             f"{amount(found[name]['needed'][2])}] {what}" for name, what in
             (("text", "dialogues of text"), ("recorded", "recorded ones"))]
-    falls = found["text"]["falls"]
+    falls = ", ".join(f"{less:,} to {more:,}" for less, more in found["text"]["falls"])
     return (f"{setting}: {found['accuracy']:.1f} % takes {said[0]}, or {said[1]}"
-            + (f"; more text did worse at {falls}" if falls else ""))
+            + (f"; more text did worse from {falls}" if falls else ""))
 
 
 def charts(result: dict) -> dict[str, str]:

@@ -162,6 +162,8 @@ def test_a_budget_is_answered_told_and_drawn(modules):
     result = {"middle-llama-spoken": found, "middle-llama-written": found}
     assert budget.table(result).row_count == 4
     assert "dialogues of text, or " in budget.told("middle-llama-spoken", found)
+    worse = budget.answer(text | {1500: arm(0.2, 5)}, recorded, turns, 0.5)
+    assert budget.told("", worse).endswith("; more text did worse from 300 to 1,500")
     assert set(budget.charts(result)) == {"Text against recorded dialogues", "Style of the text"}
 
 
