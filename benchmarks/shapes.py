@@ -61,15 +61,15 @@ def decoder(width: int, layers: int) -> dict:
 
 
 def model(width: int, layers: int, sizes: Sizes) -> DialogueLMConfig:
-    """A decoder of `width` under two encoder layers of 3/4 of it: encoder : decoder parameters
-    1 : 4, as WavLM-large : OLMo-1B in the paper; its frame rates, 50 vectors and 8.3 soft
-    positions a second."""
+    """A decoder of `width`, six layers meant, and three encoder layers of 3/4 of it: their layers'
+    parameters are as 1 : 3.5, those of WavLM-large and OLMo-1B in the paper as 1 : 3.6; its frame
+    rates, 50 vectors and 8.3 soft positions a second."""
     ears = width * 3 // 4
     small = dict(width=ears, layers=1, heads=4)
     return model_config(
         dict(
             encoder=dict(
-                transformer=small | dict(layers=2), channels=CHANNELS, strides=[1, 2], taps=[3, 3]
+                transformer=small | dict(layers=3), channels=CHANNELS, strides=[1, 2], taps=[3, 3]
             ),
             connector=dict(transformer=small, inputs=ears, outputs=width, strides=[3, 2], taps=7),
             text_encoder=dict(transformer=small, vocabulary=0, outputs=ears),
