@@ -14,7 +14,7 @@ DEMO ?= runs/demo
 
 $(VENV)/.installed: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "error: $(PYTHON) is older than 3.11; give a newer one: make PYTHON=python3.12"; exit 2; }
+	  { echo "error: $(PYTHON) does not run or is older than 3.11; give another: make PYTHON=python3.12"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install -q --disable-pip-version-check -r requirements.txt
 	@# librosa compiles some of itself at first use and keeps that on disk; once, before processes
