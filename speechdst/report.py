@@ -87,8 +87,11 @@ def write(
         for i, turn in enumerate(known[name].turns)
         if name in heard and isinstance(turn.audio, Audio)
     }
+    # Those of other data have nothing on this page to look at.
+    browsed = [e for e in evaluations if any(n.removesuffix(".json") in known
+                                             for n in e.predictions)]
     cards = []
-    for k, evaluation in enumerate(evaluations):
+    for k, evaluation in enumerate(browsed):
         answers = {n.removesuffix(".json"): turns for n, turns in evaluation.predictions.items()}
         cards += [
             {"evaluation": k, "dialogue": name, **card}
@@ -122,6 +125,7 @@ def write(
         times=(times := _times(curves)),
         time_chart=times and report_charts.time_shares({t["stage"]: t["shares"] for t in times}),
         evaluations=[_evaluation(e) for e in evaluations],
+        browsed=[e.name for e in browsed],
         shown=len(shown),
         heard=sum(
             any((name, i) in clip_of for i in range(len(known[name].turns))) for name in heard
@@ -134,7 +138,6 @@ def write(
         data={
             "cards": cards,
             "clips": clips,
-            "evaluations": [e.name for e in evaluations],
             "paths": paths,
             "live": heard_live,
             "arms": [f"{c.data}: {c.arm}" for c in conversations],

@@ -169,6 +169,16 @@ def test_audio_is_shared_between_evaluations(tmp_path):
     assert len(data["clips"]) == 4 and {c["evaluation"] for c in data["cards"]} == {0, 1}
 
 
+def test_dialogues_are_looked_at_in_evaluations_of_theirs(tmp_path):
+    here, other = dialogue("a"), dialogue("b")
+    runs = [evaluation([d], empty([d]), n) for d, n in ((other, "x"), (here, "y"), (here, "z"))]
+    page = written(tmp_path, [here], runs)
+    assert all(f'id="evaluation-{i}"' in page for i in (1, 2, 3))
+    assert re.findall(r'<option value="(\d)">(\w)<', page) == [("0", "y"), ("1", "z")]
+    assert {c["evaluation"] for c in data_of(page)["cards"]} == {0, 1}
+    assert "f-evaluation" not in written(tmp_path / "one", [here], runs[:2]).split("<script")[0]
+
+
 def test_without_scores_dialogues_or_audio(tmp_path):
     page = written(tmp_path)
     assert "No dialogues" in page
