@@ -26,7 +26,7 @@ STEPS = "--config.stages.joint.steps=14"
 def command(name, *arguments, folder: Path, config=True, check=True):
     """Runs `python -m speechdst.<name>`; what one compiles, the next finds in the cache."""
     result = subprocess.run(line(name, arguments, folder, config), cwd=ROOT, text=True,
-                            env=environment(folder), capture_output=True, timeout=200)
+                            env=environment(folder), capture_output=True, timeout=500)
     if check:
         assert result.returncode == 0, result.stdout + result.stderr
     return result

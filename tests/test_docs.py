@@ -47,7 +47,7 @@ DOCUMENTED = sorted({(d, c) for d in ("BUILD.md", "README.md") for c in commands
 
 def run(line: list[str]) -> subprocess.CompletedProcess:
     return subprocess.run(line, cwd=ROOT, capture_output=True, text=True,
-                          env=os.environ | {"JAX_PLATFORMS": "cpu"}, timeout=200)
+                          env=os.environ | {"JAX_PLATFORMS": "cpu"}, timeout=500)
 
 
 @functools.cache
