@@ -55,7 +55,7 @@ def spoken_span(samples: np.ndarray) -> tuple[int, int]:
     """First and last+1 sample of what is spoken in a recording of one utterance, by energy.
 
     A frame of 25 ms is loud if it is within 30 dB of the loudest ones, and 8 dB above the softest
-    ones where there is noise; what is below 100 Hz, where rooms hum and nobody speaks, does not
+    ones where there is noise; what is below 100 Hz, where rooms hum and voices hardly are, does not
     count. Sounds of less than 60 ms with half a second of quiet around them are
     clicks. A margin of 0.15 s is kept on both sides. The whole recording if nothing is left.
     """
