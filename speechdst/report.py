@@ -87,18 +87,18 @@ def write(
         for i, turn in enumerate(known[name].turns)
         if name in heard and isinstance(turn.audio, Audio)
     }
-    # Those of other data have nothing on this page to look at.
-    browsed = [e for e in evaluations if any(n.removesuffix(".json") in known
-                                             for n in e.predictions)]
-    cards = []
-    for k, evaluation in enumerate(browsed):
+    cards, browsed = [], []
+    for evaluation in evaluations:
         answers = {n.removesuffix(".json"): turns for n, turns in evaluation.predictions.items()}
-        cards += [
-            {"evaluation": k, "dialogue": name, **card}
+        if own := [
+            {"evaluation": len(browsed), "dialogue": name, **card}
             for name in shown
             if name in answers
             for card in _cards(known[name], answers[name], clip_of)
-        ]
+        ]:  # one of other data has nothing on this page to look at
+            cards += own
+            browsed.append(evaluation.name)
+
     def stereo(samples) -> int:
         clips.append(opus(samples, SAMPLE_RATE))
         return len(clips) - 1
@@ -125,7 +125,7 @@ def write(
         times=(times := _times(curves)),
         time_chart=times and report_charts.time_shares({t["stage"]: t["shares"] for t in times}),
         evaluations=[_evaluation(e) for e in evaluations],
-        browsed=[e.name for e in browsed],
+        browsed=browsed,
         shown=len(shown),
         heard=sum(
             any((name, i) in clip_of for i in range(len(known[name].turns))) for name in heard

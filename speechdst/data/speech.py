@@ -56,8 +56,8 @@ def spoken_span(samples: np.ndarray) -> tuple[int, int]:
 
     A frame of 25 ms is loud if it is within 30 dB of the loudest ones, and 8 dB above the softest
     ones where there is noise; what is below 100 Hz, where rooms hum and voices hardly are, does not
-    count. Sounds of less than 60 ms with half a second of quiet around them are
-    clicks. A margin of 0.15 s is kept on both sides. The whole recording if nothing is left.
+    count. Sounds of less than 60 ms with half a second of quiet around them are clicks. A margin of
+    0.15 s is kept on both sides. The whole recording if nothing is left.
     """
     if len(samples) < WINDOW:
         return 0, len(samples)
