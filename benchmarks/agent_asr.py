@@ -11,7 +11,7 @@ from pathlib import Path
 
 import soundfile
 
-from benchmarks import sweep
+from benchmarks.commands import command
 from speechdst.codec import Codec
 from speechdst.data import conversations, speech
 from speechdst.data.dialogue import SAMPLE_RATE
@@ -44,10 +44,10 @@ def made(data: Path, codec: Codec, out: Path, quick: bool = False) -> Path:
     options = ["--config=configs/joint_dst.py:transcriber", f"--config.data_dir={out / 'data'}",
                f"--config.prepare.transcribed.root={manifest.parent}", *steps]
     workdir = f"--workdir={out / 'run'}"
-    sweep.command("prepare", options, log, out)
-    sweep.command("train", [*options, workdir], log, out)
-    sweep.command("evaluate", [*options, workdir], log, out)
-    sweep.command("export", [*options, workdir, f"--out={exported}"], log, out)
+    command("prepare", options, log, out)
+    command("train", [*options, workdir], log, out)
+    command("evaluate", [*options, workdir], log, out)
+    command("export", [*options, workdir, f"--out={exported}"], log, out)
     return exported
 
 

@@ -51,6 +51,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import agent_asr, sweep
+from benchmarks.commands import command, stop_with_us
 from configs import dpo_ln, preference_data
 from speechdst.codec import Codec
 from speechdst.command import run
@@ -176,23 +177,22 @@ class Runs:
             say(f"{out}: {time.monotonic() - began:.0f} s")
         for arm in voices:
             if not (frames := self.out / "data" / f"{PAIRS[arm]}.done").exists():
-                sweep.command("prepare", self.options(arm), log, self.out)
+                command("prepare", self.options(arm), log, self.out)
                 write_text(frames, "")
 
     def train(self, arm: str, seed: int) -> Path:
         """A cell's workdir, trained now if it is not."""
         workdir = self.cell(arm, seed)
         if steps_of(workdir / STAGE) != self.config().stages[STAGE].steps:
-            sweep.command("train", [*self.options(arm, **{
+            command("train", [*self.options(arm, **{
                 "config.order": (STAGE,), "config.base": (self.out / "base/base").absolute(),
                 "config.seed": seed}), f"--workdir={workdir}"], workdir / "train.log", self.out)
         return workdir
 
     def base(self) -> None:
         if steps_of(self.out / "base/base") != self.config().stages["base"].steps:
-            sweep.command("train", [*self.options("", **{"config.order": ("base",)}),
-                                    f"--workdir={self.out / 'base'}"], self.out / "log.txt",
-                          self.out)
+            command("train", [*self.options("", **{"config.order": ("base",)}),
+                              f"--workdir={self.out / 'base'}"], self.out / "log.txt", self.out)
 
     def cell(self, arm: str, seed: int) -> Path:
         name = arm.lower().replace(" ", "-")
@@ -318,6 +318,7 @@ def table(title: str, rows: Mapping[str, Mapping]) -> Table:
 
 def main(argv):
     del argv
+    stop_with_us()
     quick = _QUICK.value
     runs = Runs(Path(_OUT.value), "tiny" if quick else _PRESET.value, 2 if quick else _STEPS.value,
                 2 if quick else _LIMIT.value)

@@ -31,6 +31,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import sweep
+from benchmarks.commands import command, stop_with_us
 from configs import auxiliary
 from speechdst.command import run
 from speechdst.config import steps_of
@@ -70,7 +71,7 @@ class Cells:
         workdir = self.out / f"{arm.replace(' ', '_')}-{share:g}-{seed}"
         if steps_of(workdir / STAGE) == self.steps:
             return workdir
-        sweep.command("train", [
+        command("train", [
             f"--config=configs/auxiliary.py:{self.preset}{ARMS[arm]}",
             f"--config.data_dir={self.data_dir}", f"--config.base={self.base}",
             f"--config.order=('{STAGE}',)", f"--config.seed={seed}",
@@ -135,6 +136,7 @@ def plain(rows: dict[str, dict]) -> dict:
 
 def main(argv):
     del argv
+    stop_with_us()
     cells = Cells(Path(_OUT.value), _DATA.value, _BASE.value, _PRESET.value, _STEPS.value,
                   _LIMIT.value)
     console = Console(width=130)  # the tables are as wide, terminal or not

@@ -12,12 +12,9 @@ import functools
 import json
 import multiprocessing
 import os
-import queue
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import as_completed
 from pathlib import Path
 
 import jax
@@ -25,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from benchmarks.commands import command, side_by_side, stop_with_us
 from launch import chips
 from speechdst import memory
 from speechdst.config import model_config, steps_of, tokenizer_of
@@ -52,29 +50,13 @@ def settle(out: Path, settings: dict) -> None:
     write_text(path, json.dumps(settings) + "\n")
 
 
-def compiled_in(out: Path) -> dict[str, str]:
-    """The environment in which commands find what others below `out` have compiled."""
-    return {"JAX_COMPILATION_CACHE_DIR": str(out.absolute() / "compiled"),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-
-
 def start(quick: bool) -> None:
-    """Starts the devices; `quick`: for programs that run shorter than they compile."""
+    """Starts the devices, and lets SIGTERM reach the commands that are started. `quick`: for
+    programs that run shorter than they compile."""
+    stop_with_us()
     if quick:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {chips.line('quick')}"
     memory.start_devices()
-
-
-def command(name: str, options: Iterable[str], log: Path, out: Path) -> None:
-    """Runs `python -m speechdst.NAME` with what it prints in `log`. Raises `BadInput` if it
-    fails."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "a") as file:
-        status = subprocess.run([sys.executable, "-m", f"speechdst.{name}", *options],
-                                env=os.environ | compiled_in(out), stdout=file,
-                                stderr=subprocess.STDOUT).returncode
-    if status:
-        raise BadInput(f"{name} ended with {status}", file=log)
 
 
 def encoded(config: ConfigDict) -> list[str]:
@@ -164,33 +146,6 @@ def _part(folder: Path, stage: str, source: str, config: ConfigDict, *, shared: 
             f"--config.order={(stage,)!r}", f"--config.base={tuple(map(str, after))!r}"],
             workdir / "log.txt", shared)
         say(f"{workdir / stage}: {time.monotonic() - began:.0f} s")
-
-
-def side_by_side(jobs: Sequence[Callable[[], None]]) -> None:
-    """Runs jobs that start commands and wait for them: on CPUs as many at a time as there are
-    cores, which they divide among them (a model this small does not fill two); elsewhere one."""
-    count = min(len(jobs), workers.cores()) if jax.default_backend() == "cpu" else 1
-    own = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
-    free = queue.SimpleQueue()
-    for i in range(count):
-        free.put(own[i::count])
-
-    def run(job: Callable[[], None]) -> None:
-        cores = free.get()
-        try:
-            if cores:
-                os.sched_setaffinity(0, cores)  # of this thread, and of the commands that it starts
-            job()
-        finally:
-            free.put(cores)
-
-    with ThreadPoolExecutor(count) as pool:
-        futures = [pool.submit(run, job) for job in jobs]
-        try:
-            for future in as_completed(futures):
-                future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 def train(base: Base, stage: ConfigDict, seeds: Sequence[int], now: state.TrainState | None = None,

@@ -24,6 +24,7 @@ from speechdst.command import run
 from speechdst.config import axes_of, keep, model_config, steps_of, tokenizer_of
 from speechdst.data import loader
 from speechdst.data.contexts import FRAMES_PER_SECOND
+from speechdst.files import alone
 from speechdst.flops import step_flops
 from speechdst.recipes import recipe_of
 from speechdst.training import accounting, optimizer, state
@@ -139,6 +140,7 @@ def main(argv):
     clock, preemption = accounting.Clock(), Preemption()
     distributed.agree("config", c.to_json(), "give every host the same command and code")
     if distributed.first():
+        alone(workdir)
         keep(workdir / "config.json", c)
     distributed.written(workdir / "config.json")
     tokenizer = tokenizer_of(c)

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from speechdst.files import alone
+
 ROOT = Path(__file__).parents[1]
 CONFIG = "configs/joint_dst.py:tiny"
 SMALL = ("--config.prepare.simulated.splits.train.dialogues=8",
@@ -131,6 +133,14 @@ def test_sigterm_saves_and_leaves_cleanly(folder):
     found = re.search(r"stopped at step (\d+)", rest)
     assert found, rest
     assert (there / f"joint/steps/{found[1]}").is_dir()
+
+
+def test_a_second_run_in_a_folder_is_refused(folder, tmp_path):
+    alone(tmp_path / "run")
+    refused = command("train", STEPS, f"--workdir={tmp_path}/run", folder=folder, check=False)
+    assert refused.returncode == 2
+    assert f"process {os.getpid()} on " in refused.stderr
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["running.lock"]
 
 
 @pytest.mark.slow

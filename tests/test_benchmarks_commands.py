@@ -1,0 +1,67 @@
+"""Commands that benchmarks start do not outlive them."""
+
+import functools
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from speechdst.data.dialogue import BadInput
+
+ROOT = Path(__file__).parents[1]
+# In the place of Python: `-m speechdst.fails` fails, others run until they are asked to leave.
+STAND_IN = """#!/bin/sh
+[ $2 = speechdst.fails ] && exit 3
+trap 'echo left; kill $!; exit 1' TERM
+echo begun
+sleep 60 & wait
+"""
+STARTS = """
+import sys
+from pathlib import Path
+from benchmarks import commands
+folder = Path(sys.argv[1])
+sys.executable = str(folder / "python")
+commands.stop_with_us()
+commands.command("train", (), folder / "train.log", folder)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "python").write_text(STAND_IN)
+    (tmp_path / "python").chmod(0o755)
+    return tmp_path
+
+
+def begun(log: Path) -> None:
+    while not (log.exists() and "begun" in log.read_text()):
+        time.sleep(0.01)
+
+
+def test_when_one_fails_the_others_are_asked_to_leave(folder, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    from benchmarks import commands
+
+    monkeypatch.setattr(sys, "executable", str(folder / "python"))
+    run = functools.partial(commands.command, options=(), out=folder)
+
+    def fails():
+        begun(folder / "train.log")
+        run("fails", log=folder / "fails.log")
+
+    with pytest.raises(BadInput, match="fails ended with 3"):
+        commands.side_by_side([functools.partial(run, "train", log=folder / "train.log"), fails])
+    assert (folder / "train.log").read_text() == "begun\nleft\n"
+
+
+def test_sigterm_reaches_them(folder):
+    with subprocess.Popen([sys.executable, "-c", STARTS, str(folder)], cwd=ROOT) as process:
+        begun(folder / "train.log")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == -signal.SIGTERM
+    while "left" not in (folder / "train.log").read_text():
+        time.sleep(0.01)
