@@ -20,6 +20,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from ml_collections import ConfigDict
 
 from benchmarks.commands import command, side_by_side, stop_with_us
@@ -306,6 +307,7 @@ def _begin(config: ConfigDict, out: Path, cores) -> None:
     if hasattr(os, "sched_setaffinity"):  # XLA then has one thread, and nobody waits for others
         own = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {own[core % len(own)]})
+    logging.set_verbosity(logging.ERROR)  # as `run` does: Orbax tells of what it does not need
     memory.keep()
     memory.start_devices()
     _worker = Base.loaded(config, out)
