@@ -19,7 +19,8 @@ speech of held-out dialogues of both corpora, by unheard voices:
     target_speech           speech of B: source_only of the other direction
     oracle                  joint, with the text of the held-out dialogues as well
 
-`gap_closed` is (joint - source_only) / (target_speech - source_only). Intervals (95 %) are over
+`gap_closed` is (joint - source_only) / (target_speech - source_only), of joint goal accuracy and
+of slot F1, which tells more where hardly a whole state is right. Intervals (95 %) are over
 seeds and dialogues; seeds draw the batches and what is masked, the base is the same for all. Beside
 each arm: how it tracks its own source corpus, its word error rate, and how alike it makes speech
 and text of one turn (retrieval of the text at 1, cosine, that of other turns).
@@ -46,6 +47,7 @@ from speechdst.metrics import transfer
 
 ARMS = ("source_only", "text_only", "joint", "joint_no_text_encoder", "joint_separate_stages",
         "target_speech", "oracle")
+GAP = ("source_only", "joint", "target_speech")
 DIRECTIONS = (("a", "b"), ("b", "a"))
 HEARD = 0.25  # how often text is read that is heard as well, against text that is not
 
@@ -109,12 +111,12 @@ def measure(base: sweep.Base, out: Path, seeds: int, names=ARMS, say=print,
                          base.config.evaluation.split, out, say, processes)
     for source, target in DIRECTIONS:
         found = {name: scored[made[source, target][name].name] for name in names}
-        right = {name: sweep.right(cells, target) for name, cells in found.items()}
-        turns = sweep.turns(found[names[0]], target)
         rows = {name: figures(cells, source, target) for name, cells in found.items()}
-        if {"source_only", "joint", "target_speech"} <= set(names):
-            rows["gap_closed"] = transfer.gap_closed(
-                right["source_only"], right["joint"], right["target_speech"], turns)
+        if set(GAP) <= set(names):
+            for key, rate in (("gap_closed", joint_goal), ("gap_closed_slot_f1", slot_f1)):
+                rows[key] = transfer.gap_closed(*(rate(found[name], target) for name in GAP))
+            right = {name: joint_goal(cells, target)[0] for name, cells in found.items()}
+            turns = joint_goal(found[names[0]], target)[1]
             rows["gain_over_source_only"] = {
                 name: transfer.gain(right[name], right["source_only"], turns)
                 for name in names if name != "source_only"}
@@ -122,13 +124,22 @@ def measure(base: sweep.Base, out: Path, seeds: int, names=ARMS, say=print,
     return result
 
 
+def joint_goal(cells: list[dict], data: str) -> transfer.Rate:
+    return sweep.counted(cells, data, "right"), sweep.counted(cells, data, "turns")[0]
+
+
+def slot_f1(cells: list[dict], data: str) -> transfer.Rate:
+    return sweep.counted(cells, data, "matched"), sweep.counted(cells, data, "named")
+
+
 def figures(cells: list[dict], source: str, target: str) -> dict:
-    """What the table shows of an arm: `joint_goal` on the target corpus and on the `source`'s,
-    with intervals; means over seeds of the rest."""
+    """What the table shows of an arm: joint goal accuracy and slot F1 on the target corpus, the
+    former on the `source`'s, too, with intervals; means over seeds of the rest."""
     mean = lambda values: float(np.mean(values))
     return {
-        "joint_goal": transfer.joint_goal(sweep.right(cells, target), sweep.turns(cells, target)),
-        "source": transfer.joint_goal(sweep.right(cells, source), sweep.turns(cells, source)),
+        "joint_goal": transfer.percent(*joint_goal(cells, target)),
+        "slot_f1": transfer.percent(*slot_f1(cells, target)),
+        "source": transfer.percent(*joint_goal(cells, source)),
         "wer": mean([c[target]["wer"] if c[target]["wer"] is not None else np.nan for c in cells]),
         **{key: mean([c[target]["alignment"][key] for c in cells])
            for key in ("retrieval_at_1", "same", "other")},
@@ -138,11 +149,13 @@ def figures(cells: list[dict], source: str, target: str) -> dict:
 def table(way: str, rows: dict) -> Table:
     made = Table(title=f"speech of {way.replace(' to ', ', text of ')}: joint goal accuracy, % "
                  "(95 % interval over seeds and dialogues)", title_justify="left")
-    for column in ("", "target", "own source", "WER", "retrieved", "cosine (others)"):
+    for column in ("", "target", "its slot F1", "own source", "WER", "retrieved",
+                   "cosine (others)"):
         made.add_column(column, justify="right" if column else "left", no_wrap=not column)
     for name in ARMS:
         if row := rows.get(name):
-            made.add_row(name, sweep.shown(row["joint_goal"]), sweep.shown(row["source"]),
+            made.add_row(name, sweep.shown(row["joint_goal"]), sweep.shown(row["slot_f1"]),
+                         sweep.shown(row["source"]),
                          f"{row['wer']:.1f}", f"{100 * row['retrieval_at_1']:.0f} %",
                          f"{row['same']:.2f} ({row['other']:.2f})")
     return made
@@ -153,7 +166,7 @@ def settings(base: sweep.Base) -> dict:
     prepared = {name: sweep.Prepared(Path(base.config.data_dir) / name).fingerprint
                 for name in cross_corpus.CORPORA}
     return {"config": base.config.name, "split": base.config.evaluation.split, "data": prepared,
-            "stage": json.loads(base.config.stages.joint.to_json())}
+            "counted": [*sweep.COUNTED], "stage": json.loads(base.config.stages.joint.to_json())}
 
 
 def sizes(base: sweep.Base) -> dict:
@@ -168,7 +181,7 @@ def sizes(base: sweep.Base) -> dict:
 
 def main(argv):
     del argv
-    began, out, console = time.monotonic(), Path(_OUT.value), Console()
+    began, out, console = time.monotonic(), Path(_OUT.value), Console(width=120)
     sweep.start(_QUICK.value)
     preset = ("tiny_" if _QUICK.value else "") + _CORPORA.value + (
         f"@{_RAW.value}" if _RAW.value else "")
@@ -190,12 +203,14 @@ def main(argv):
     for way, rows in result.items():
         console.print(table(way, rows))
         if "gap_closed" in rows:
-            say(f"gap closed by joint training: {sweep.shown(rows['gap_closed'], 2)}\n")
+            say(f"gap closed by joint training: {sweep.shown(rows['gap_closed'], 2)}, of slot F1 "
+                f"{sweep.shown(rows['gap_closed_slot_f1'], 2)}\n")
     seconds = time.monotonic() - began
     say(f"{seeds} seed(s), {c.stages.joint.steps} steps, {seconds:.0f} s of this call")
     first = next(iter(result.values()))
     print(sweep.plain({name: first[name]["joint_goal"] for name in _ARMS.value} | {
-        "gap_closed": first.get("gap_closed"), "directions": result, "seeds": seeds,
+        "gap_closed": first.get("gap_closed"),
+        "gap_closed_slot_f1": first.get("gap_closed_slot_f1"), "directions": result, "seeds": seeds,
         "steps": c.stages.joint.steps, "sizes": size, "seconds": seconds,
         "corpora": _CORPORA.value, "split": _SPLIT.value}))
 

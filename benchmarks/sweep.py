@@ -208,23 +208,29 @@ def _compiled(stage: str, model: DialogueLMConfig) -> Callable:
                             out_axes=(axes, 0)))
 
 
+COUNTED = ("right", "turns", "matched", "named")  # by dialogue, of a scored split
+
+
 def score(base: Base, params: state.Params, data: str, split: str, path: str) -> dict:
-    """How a model tracks a split: by dialogue the `right` and all `turns` (exact joint goal), the
-    word error rate, and how alike it makes speech and text of a turn (`path`: the text's)."""
+    """How a model tracks a split: by dialogue the `right` of all `turns` (exact joint goal) and
+    twice the slots `matched` of those `named` in either state (slot F1); the word error rate, and
+    how alike it makes speech and text of a turn (`path`: the text's)."""
     e, dialogues = base.config.evaluation, base.dialogues(data, split)
     tracker = Tracker(params, base.model, base.tokenizer, states.context_of(e.context), e.beam,
                       e.max_new, e.rows)
     gold = jga.references(dialogues)
     predicted = states.predictions(tracker, dialogues)
-    right, turns = dict.fromkeys(gold, 0), dict.fromkeys(gold, 0)
+    sums = {dialogue: dict.fromkeys(COUNTED, 0) for dialogue in gold}
     for outcome in jga.outcomes(gold, predicted):
-        right[outcome.dialogue] += outcome.correct()
-        turns[outcome.dialogue] += 1
+        of = sums[outcome.dialogue]
+        of["right"] += outcome.correct()
+        of["turns"] += 1
+        of["matched"] += 2 * len(outcome.matched)
+        of["named"] += len(outcome.gold) + len(outcome.predicted)
     whole = jga.score(gold, predicted, resamples=2)
-    return {"right": list(right.values()), "turns": list(turns.values()),
-            "wer": whole.word_errors and whole.word_errors["rate"],
-            "alignment": alignment.of_dialogues(params, base.model, base.tokenizer, dialogues,
-                                                path)}
+    return {name: [of[name] for of in sums.values()] for name in COUNTED} | {
+        "wer": whole.word_errors and whole.word_errors["rate"],
+        "alignment": alignment.of_dialogues(params, base.model, base.tokenizer, dialogues, path)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -332,11 +338,6 @@ def shown(rate: tuple, digits: int = 1) -> str:
     return f"{value:.{digits}f}{span}"
 
 
-def right(found: Sequence[dict], data: str) -> np.ndarray:
-    """Right turns of the cells of an arm, int [seeds, dialogues]."""
-    return np.array([cell[data]["right"] for cell in found])
-
-
-def turns(found: Sequence[dict], data: str) -> np.ndarray:
-    """All turns by dialogue, int [dialogues]."""
-    return np.array(found[0][data]["turns"])
+def counted(found: Sequence[dict], data: str, name: str) -> np.ndarray:
+    """One of `COUNTED` of the cells of an arm, int [seeds, dialogues]."""
+    return np.array([cell[data][name] for cell in found])

@@ -74,21 +74,21 @@ def points(cells: dict[str, list[dict]], made: dict[float, sweep.Arm],
            dialogues: int) -> dict[float, np.ndarray]:
     """{number of dialogues: right turns [seeds, dialogues]} of arms by share."""
     return {max(1, round(share / 100 * dialogues)) if share else 0:
-            sweep.right(cells[arm.name], TARGET) for share, arm in sorted(made.items())}
+            sweep.counted(cells[arm.name], TARGET, "right") for share, arm in sorted(made.items())}
 
 
 def answer(text: dict[float, np.ndarray], recorded: dict[float, np.ndarray], turns: np.ndarray,
            reach: float) -> dict:
     """The curves of one setting, and what is needed of either for the accuracy that lies `reach`
     of the way from nothing to all that was recorded."""
-    low = transfer.joint_goal(recorded[0], turns)[0]
-    high = transfer.joint_goal(recorded[max(recorded)], turns)[0]
+    low = transfer.percent(recorded[0], turns)[0]
+    high = transfer.percent(recorded[max(recorded)], turns)[0]
     accuracy = low + reach * (high - low)
     found = {"accuracy": accuracy}
     for name, rights in (("text", text), ("recorded", recorded)):
         curve, needed = transfer.fitted(rights, turns, accuracy)
         found[name] = {
-            "points": {n: transfer.joint_goal(r, turns) for n, r in sorted(rights.items())},
+            "points": {n: transfer.percent(r, turns) for n, r in sorted(rights.items())},
             "curve": curve, "needed": needed,
             "smallest": transfer.smallest(rights, turns), "falls": transfer.falls(rights, turns)}
     return found
@@ -151,8 +151,9 @@ def measure(bases: Mapping[Path, sweep.Base], settings: Sequence[str], shares: S
         once = {arm.name: arm for arm in (*text.values(), *heard.values())}
         cells = sweep.cells(base, [*once.values()], seeds, (TARGET,), base.config.evaluation.split,
                             folder, say, processes)
+        turns = sweep.counted(next(iter(cells.values())), TARGET, "turns")[0]
         result[setting] = answer(points(cells, text, dialogues), points(cells, heard, dialogues),
-                                 sweep.turns(next(iter(cells.values())), TARGET), reach)
+                                 turns, reach)
     return result
 
 

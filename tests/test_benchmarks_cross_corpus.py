@@ -176,6 +176,7 @@ def made_up(base, arms, seeds, data, split, out, say=print, processes=0):
         own = 0.8 if arm in (f"speech-{name}", "recorded-100") else next(
             (r for start, r in RATES.items() if arm.startswith(start)), 0.4)
         return {"right": rng.binomial(3, own, 40).tolist(), "turns": [3] * 40, "wer": 20.0,
+                "matched": (2 * rng.binomial(9, own, 40)).tolist(), "named": [18] * 40,
                 "alignment": {"retrieval_at_1": 0.5, "same": 0.9, "other": 0.1}}
 
     assert len({arm.name for arm in arms}) == len(arms), "no cell is made twice"
@@ -194,8 +195,10 @@ def test_arms_are_told_with_the_gap_that_is_closed(modules, monkeypatch, tmp_pat
     result = arms.measure(base, tmp_path, 3, arms.ARMS)
     assert list(result) == ["a to b", "b to a"]
     for way, rows in result.items():
-        value, low, high = rows["gap_closed"]
-        assert low < value < high and value == pytest.approx(0.5, abs=0.15)
+        for closed in ("gap_closed", "gap_closed_slot_f1"):
+            value, low, high = rows[closed]
+            assert low < value < high and value == pytest.approx(0.5, abs=0.15)
+        assert rows["joint"]["slot_f1"][0] == pytest.approx(50, abs=5)
         assert rows["gain_over_source_only"]["joint"][1] > 0
         assert rows["source_only"]["source"][0] > 70 > rows["joint"]["joint_goal"][0] > 40
         assert arms.table(way, rows).row_count == len(arms.ARMS)

@@ -1,8 +1,9 @@
 """How much of a gap between two models a third one closes, and how much data it takes.
 
 Counts are right turns, int [seeds, dialogues] for each arm, over the same dialogues of `turns` user
-turns each. Intervals are over seeds and dialogues, drawn crosswise (`bootstrap.crossed`): what is
-compared is always of the same draw.
+turns each; a rate is of any counts (joint goal accuracy: right of all turns; slot F1: twice the
+matched of the slots named in either state). Intervals are over seeds and dialogues, drawn crosswise
+(`bootstrap.crossed`): what is compared is always of the same draw.
 """
 
 import dataclasses
@@ -16,29 +17,32 @@ from speechdst.metrics.bootstrap import bounds, crossed
 
 Triple = tuple[float | None, float | None, float | None]
 """A figure with the bounds of its 95 % interval; None: undefined."""
+Rate = tuple[np.ndarray, np.ndarray]
+"""What is counted of an arm, and of how many: as the arguments of `percent`."""
 
 
-def joint_goal(right: np.ndarray, turns: np.ndarray) -> Triple:
-    """Joint goal accuracy in percent."""
-    return _of(lambda x: 100 * x[0] / x[1], np.stack([right, np.broadcast_to(turns, right.shape)]))
+def percent(part: np.ndarray, whole: np.ndarray) -> Triple:
+    """A rate in percent; `whole` as `part`, or [dialogues] if it is the same for all seeds."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return _of(lambda x: 100 * x[0] / x[1], _aligned(part, whole))
 
 
 def gain(right: np.ndarray, other: np.ndarray, turns: np.ndarray) -> Triple:
-    """What an arm has more of it than another, in points."""
+    """The joint goal accuracy that an arm has over another, in points."""
     return _of(lambda x: 100 * (x[0] - x[1]) / x[2], _aligned(right, other, turns))
 
 
-def gap_closed(source: np.ndarray, joint: np.ndarray, target: np.ndarray,
-               turns: np.ndarray) -> Triple:
+def gap_closed(source: Rate, joint: Rate, target: Rate) -> Triple:
     """(joint - source) / (target - source): 0, no better than speech of the source corpus alone; 1,
     as good as speech of the target corpus (arXiv 2511.22503). All None where target is no better
     than source; draws in which it is not are left out of the interval, and with over 2.5 % of them
     there is none."""
     def share(x):
         with np.errstate(divide="ignore", invalid="ignore"):
-            return np.where(x[2] > x[0], (x[1] - x[0]) / (x[2] - x[0]), np.nan)
+            source, joint, target = x[::2] / x[1::2]
+            return np.where(target > source, (joint - source) / (target - source), np.nan)
 
-    return _of(share, _aligned(source, joint, target))
+    return _of(share, _aligned(*source, *joint, *target))
 
 
 def _aligned(*arms: np.ndarray) -> np.ndarray:

@@ -15,17 +15,28 @@ def arm(rate, seeds=3, seed=0):
 
 def test_gap_closed_is_the_share_of_the_papers_table():
     # A1, A2 and B1 of the paper's table on one corpus, as turns of 1000: 15.1, 19.0, 28.6 %.
-    source, joint, target = (np.array([[n, 0]]) for n in (151, 190, 286))
-    assert transfer.gap_closed(source, joint, target, np.array([999, 1]))[0] == pytest.approx(
-        0.289, abs=5e-4)
+    turns = np.array([999, 1])
+    arms = [(np.array([[n, 0]]), turns) for n in (151, 190, 286)]
+    assert transfer.gap_closed(*arms)[0] == pytest.approx(0.289, abs=5e-4)
+
+
+def test_gap_closed_may_be_of_counts_that_differ_by_arm():
+    """Slot F1 of 1/5, 1/2 and 4/5, over two dialogues."""
+    found = transfer.gap_closed(*((np.array([[a, b]]), np.array([[c, d]])) for a, b, c, d in (
+        (2, 2, 8, 12), (4, 8, 8, 16), (6, 10, 10, 10))))
+    assert found[0] == pytest.approx(0.5)
+    assert transfer.percent(np.array([[4, 8]]), np.array([[8, 16]])) == (50.0, 50.0, 50.0)
+    nothing = np.zeros((1, 2), int)
+    assert transfer.percent(nothing, nothing) == (None, None, None)
 
 
 def test_gap_closed_has_an_interval_and_none_where_there_is_no_gap():
-    found = transfer.gap_closed(arm(0.2), arm(0.5, seed=1), arm(0.8, seed=2), TURNS)
+    of = lambda *arms: transfer.gap_closed(*((arm, TURNS) for arm in arms))
+    found = of(arm(0.2), arm(0.5, seed=1), arm(0.8, seed=2))
     assert found[1] < found[0] < found[2] and found == pytest.approx((0.5, 0.5, 0.5), abs=0.15)
-    assert transfer.gap_closed(arm(0.5), arm(0.5), arm(0.2), TURNS) == (None, None, None)
+    assert of(arm(0.5), arm(0.5), arm(0.2)) == (None, None, None)
     # Where target speech may well be no better the share is a number without an interval.
-    value, low, high = transfer.gap_closed(arm(0.5), arm(0.6), arm(0.505, seed=5), TURNS)
+    value, low, high = of(arm(0.5), arm(0.6), arm(0.505, seed=5))
     assert (value is None) or (low, high) == (None, None)
 
 
@@ -34,14 +45,14 @@ def test_arms_are_compared_on_the_same_draw():
     not."""
     hard = np.repeat([0, 3], 40)[None].repeat(3, 0)
     assert transfer.gain(hard + 1, hard, TURNS) == pytest.approx((25.0, 25.0, 25.0))
-    _, low, high = transfer.joint_goal(hard, TURNS)
+    _, low, high = transfer.percent(hard, TURNS)
     assert high - low > 10
 
 
 def test_what_seeds_differ_in_widens_the_interval():
     same, apart = np.full((3, 80), 2), np.array([[1], [2], [3]]).repeat(80, 1)
-    assert transfer.joint_goal(same, TURNS) == (50.0, 50.0, 50.0)
-    _, low, high = transfer.joint_goal(apart, TURNS)
+    assert transfer.percent(same, TURNS) == (50.0, 50.0, 50.0)
+    _, low, high = transfer.percent(apart, TURNS)
     assert low < 35 and high > 65
 
 
