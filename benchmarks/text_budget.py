@@ -159,7 +159,7 @@ def measure(bases: Mapping[Path, sweep.Base], settings: Sequence[str], shares: S
 
 def main(argv):
     del argv
-    began, out, console = time.monotonic(), Path(_OUT.value), Console()
+    began, out, console = time.monotonic(), Path(_OUT.value), Console(width=120)
     sweep.start(_QUICK.value)
     seeds = _SEEDS.value or (1 if _QUICK.value else 3)
     say = lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True)
