@@ -115,10 +115,9 @@ def measure(base: sweep.Base, out: Path, seeds: int, names=ARMS, say=print,
         if set(GAP) <= set(names):
             for key, rate in (("gap_closed", joint_goal), ("gap_closed_slot_f1", slot_f1)):
                 rows[key] = transfer.gap_closed(*(rate(found[name], target) for name in GAP))
-            right = {name: joint_goal(cells, target)[0] for name, cells in found.items()}
-            turns = joint_goal(found[names[0]], target)[1]
+            least, turns = joint_goal(found["source_only"], target)
             rows["gain_over_source_only"] = {
-                name: transfer.gain(right[name], right["source_only"], turns)
+                name: transfer.gain(joint_goal(found[name], target)[0], least, turns)
                 for name in names if name != "source_only"}
         result[f"{source} to {target}"] = rows
     return result

@@ -37,8 +37,10 @@ def folder(tmp_path):
     return tmp_path
 
 
-def begun(log: Path) -> None:
-    while not (log.exists() and "begun" in log.read_text()):
+def says(log: Path, word: str) -> None:
+    until = time.monotonic() + 60
+    while not (log.exists() and word in log.read_text()):
+        assert time.monotonic() < until, f"{log} does not say {word!r}"
         time.sleep(0.01)
 
 
@@ -50,7 +52,7 @@ def test_when_one_fails_the_others_are_asked_to_leave(folder, monkeypatch):
     run = functools.partial(commands.command, options=(), out=folder)
 
     def fails():
-        begun(folder / "train.log")
+        says(folder / "train.log", "begun")
         run("fails", log=folder / "fails.log")
 
     with pytest.raises(BadInput, match="fails ended with 3"):
@@ -60,8 +62,7 @@ def test_when_one_fails_the_others_are_asked_to_leave(folder, monkeypatch):
 
 def test_sigterm_reaches_them(folder):
     with subprocess.Popen([sys.executable, "-c", STARTS, str(folder)], cwd=ROOT) as process:
-        begun(folder / "train.log")
+        says(folder / "train.log", "begun")
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == -signal.SIGTERM
-    while "left" not in (folder / "train.log").read_text():
-        time.sleep(0.01)
+    says(folder / "train.log", "left")
