@@ -139,13 +139,18 @@ def bases(of: Mapping[Path, tuple[str, ConfigDict]], hearing: tuple[str, ConfigD
 
 def _part(folder: Path, stage: str, source: str, config: ConfigDict, *, shared: Path, say: Callable,
           name: str = "", after: Sequence[Path] = ()) -> None:
-    """Trains one stage in FOLDER/`name` (its own if empty), from nothing or `after` others."""
+    """Trains one stage in FOLDER/`name` (its own if empty), from nothing or `after` others; raises
+    `BadInput` if it is stopped before its end."""
     began, workdir = time.monotonic(), folder / (name or stage)
     if steps_of(workdir / stage) < config.stages[stage].steps:
         command("train", [
             f"--config={source}", f"--config.data_dir={config.data_dir}", f"--workdir={workdir}",
             f"--config.order={(stage,)!r}", f"--config.base={tuple(map(str, after))!r}"],
             workdir / "log.txt", shared)
+        # A train that is asked to leave saves, and has not failed.
+        if (at := steps_of(workdir / stage)) < config.stages[stage].steps:
+            raise BadInput(f"stage {stage} was stopped at step {at}", file=workdir / "log.txt",
+                           mend="the same command goes on from there")
         say(f"{workdir / stage}: {time.monotonic() - began:.0f} s")
 
 

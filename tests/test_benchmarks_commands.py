@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from ml_collections import ConfigDict
 
 from speechdst.data.dialogue import BadInput
 
@@ -66,3 +67,13 @@ def test_sigterm_reaches_them(folder):
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == -signal.SIGTERM
     says(folder / "train.log", "left")
+
+
+def test_a_stage_that_was_stopped_is_not_done(folder, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    from benchmarks import sweep
+
+    monkeypatch.setattr(sweep, "command", lambda *_: None)  # left before the last step, with 0
+    config = ConfigDict({"data_dir": "data", "stages": {"asr": {"steps": 3}}})
+    with pytest.raises(BadInput, match="asr was stopped at step 0"):
+        sweep._part(folder, "asr", "config.py", config, shared=folder, say=pytest.fail)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import librosa
 import numpy as np
-import scipy  # its parts are imported where they are used: it takes half a second
+import scipy
 
 from speechdst.data.dialogue import SAMPLE_RATE, BadInput
 

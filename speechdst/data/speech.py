@@ -14,7 +14,7 @@ from pathlib import Path
 import h5py
 import librosa
 import numpy as np
-import scipy.signal
+import scipy  # its parts are imported where they are used: they take a second
 import soundfile
 import soxr
 
