@@ -153,7 +153,7 @@ def multiwoz(c):
     c.tokenizer = dict(size=1000, train_on=("multiwoz",), path="")
     c.model = model(192, 4, encoder_width=128, encoder_layers=4, lora_rank=16)
     c.stages = stages("text_history", speech=("multiwoz",), text=(),
-                      steps=(1000, 1500, 300, 400), rows=1, positions=2048, lr=2e-3)
+                      steps=(1450, 1250, 250, 400), rows=1, positions=2048, lr=2e-3)
     c.evaluation.update(data="multiwoz", split="dev", max_new=256)
 
 
