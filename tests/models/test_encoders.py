@@ -1,6 +1,7 @@
 """WavLM and Whisper: sizes, lengths, and what they must not hear."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +38,7 @@ WHISPER = {
 MODELS = WAVLM | WHISPER
 
 
+@functools.cache
 def module(name, call=lambda m, *x: m(*x)):
     config, hf, cls = MODELS[name]
     params = encoders_ours.drawn(hf.table(config), encoders_ours.shapes(cls, config)[1])
