@@ -1,5 +1,6 @@
 """The benchmarks of joint training between two corpora: their splits, arms, and a tiny run."""
 
+import ast
 import hashlib
 import json
 import os
@@ -234,9 +235,17 @@ def test_settings_of_one_decoder_share_its_base(modules, monkeypatch, tmp_path):
 def test_one_run_trains_the_encoder_whichever_bases_are_asked_for(modules, monkeypatch, tmp_path):
     """A base asked for later goes on from it: it and what it encoded are of another decoder."""
     config, sweep = modules[0], modules[1].sweep
-    commands = []
-    monkeypatch.setattr(sweep, "command", lambda name, options, log, out: commands.append(
-        (name, dict(o.partition("=")[::2] for o in options))))
+    stages, commands = config.get_config("tiny_simulated").stages, []
+
+    def command(name, options, log, out):
+        given = dict(o.partition("=")[::2] for o in options)
+        commands.append((name, given))
+        if name == "train":
+            (stage,) = ast.literal_eval(given["--config.order"])
+            last = Path(given["--workdir"], stage, "steps", str(stages[stage].steps))
+            last.mkdir(parents=True)
+
+    monkeypatch.setattr(sweep, "command", command)
     monkeypatch.setattr(sweep.Base, "loaded", lambda config, folder: folder.name)
     (tmp_path / "small/base").mkdir(parents=True)
     made = sweep.bases({tmp_path / "small": ("small.py", config.get_config("tiny_simulated"))},
