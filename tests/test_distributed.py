@@ -18,9 +18,10 @@ from speechdst.data.dialogue import BadInput
 
 ROOT = Path(__file__).parents[1]
 # One stage over speech with random masks and a frozen decoder, saved at every step.
-STEPS = 8
+STEPS = 6
 STAGE = ("--config.order=('asr',)", f"--config.stages.asr.steps={STEPS}",
-         "--config.stages.asr.batches.speech.rows=4", "--config.mesh.fsdp=2")
+         "--config.stages.asr.batches.speech.rows=4",
+         "--config.stages.asr.batches.speech.positions=256", "--config.mesh.fsdp=2")
 
 
 STARTED: list[subprocess.Popen] = []
