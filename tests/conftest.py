@@ -4,7 +4,6 @@ Tests marked slow are more of what another test covers (further families, meshes
 run with SPEECHDST_SLOW=1 in the environment.
 """
 
-import gc
 import os
 
 from launch import chips
@@ -34,13 +33,6 @@ def pytest_collection_modifyitems(config, items):
     slow = [item for item in items if item.get_closest_marker("slow")]
     config.hook.pytest_deselected(items=slow)
     items[:] = [item for item in items if item not in slow]
-
-
-def pytest_collection_finish():
-    """What is loaded by now stays: looking for garbage need not walk through it again and again."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(10_000)
 
 
 @pytest.fixture(autouse=True)
