@@ -82,7 +82,8 @@ def measure(c: ConfigDict, stage: ConfigDict, dialogues, tokenizer, vocabulary: 
         [loader.Source(dialogues)],
         TreeBuilder(context_of(b.context), tokenizer, model.soft_length,
                     Hearing.of(model.encoder)),
-        positions=b.positions, rows=b.rows, seed=0, block=b.block, threads=16)
+        positions=b.positions, rows=b.rows, seed=0, block=b.block, buckets=b.buckets,
+        threads=16)
         for name, b in stage.batches.items()}
     mesh = sharding.make_mesh(**c.mesh)
     graph, shapes = state.abstract(model)

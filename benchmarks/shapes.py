@@ -41,9 +41,9 @@ class Sizes:
     vocabulary: int = 4096
 
 
-def decoder(width: int, layers: int) -> dict:
-    """The decoder of the from-scratch presets, as a config."""
-    heads = max(2, width // 32)
+def decoder(width: int, layers: int, head_dim: int = 32) -> dict:
+    """A decoder as a config; with heads of 32, that of the from-scratch presets."""
+    heads = max(2, width // head_dim)
     return dict(
         transformer=dict(
             width=width,
@@ -63,7 +63,8 @@ def decoder(width: int, layers: int) -> dict:
 def model(width: int, layers: int, sizes: Sizes) -> DialogueLMConfig:
     """A decoder of `width`, six layers meant, and three encoder layers of 3/4 of it: their layers'
     parameters are as 1 : 3.5, those of WavLM-large and OLMo-1B in the paper as 1 : 3.6; its frame
-    rates, 50 vectors and 8.3 soft positions a second."""
+    rates, 50 vectors and 8.3 soft positions a second. Heads are 64 wide, the narrowest of published
+    LLMs (Llama-3.2-1B; OLMo-1B's are 128, Gemma-3-1B's 256)."""
     ears = width * 3 // 4
     small = dict(width=ears, layers=1, heads=4)
     return model_config(
@@ -73,7 +74,7 @@ def model(width: int, layers: int, sizes: Sizes) -> DialogueLMConfig:
             ),
             connector=dict(transformer=small, inputs=ears, outputs=width, strides=[3, 2], taps=7),
             text_encoder=dict(transformer=small, vocabulary=0, outputs=ears),
-            decoder=decoder(width, layers),
+            decoder=decoder(width, layers, head_dim=64),
         ),
         sizes.vocabulary,
     )

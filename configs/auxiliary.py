@@ -19,7 +19,15 @@ data (--config.stages.tasks.batches.tasks.share=0.1; 77.67 F1 is the highest of 
 
 from ml_collections import ConfigDict
 
-from configs.joint_dst import batch, model, optimizer, prepared, published_model, transformer
+from configs.joint_dst import (
+    batch,
+    model,
+    optimizer,
+    prepared,
+    published_model,
+    soon,
+    transformer,
+)
 
 TASKS = ("listening", "reasoning", "response")
 
@@ -90,7 +98,7 @@ def tiny(c):
     c.model = scratch(64, 2, encoder_width=64, encoder_layers=1, lora_rank=4)
     c.stages = stages(speech=("stories",), text=("stories_text",), steps=(3, 3, 3), rows=1,
                       positions=512, lr=1e-3, listening=("request", "turn"))
-    c.log_every, c.save_every = 1, 1
+    soon(c)
     c.evaluation.update(limit=2, max_new=24)
 
 

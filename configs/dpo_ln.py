@@ -66,6 +66,7 @@ def states(c, *, steps, rows, lr):
 def tiny_dst(c):
     """Three steps: seconds, for tests."""
     states(c, steps=3, rows=1, lr=1e-3)
+    joint_dst.soon(c)
 
 
 def demo_dst(c):

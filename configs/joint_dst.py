@@ -51,7 +51,9 @@ def optimizer(lr, warmup, **kwargs):
 
 
 def batch(loss, data, *, kind, path, rows, positions, split="train", spec_augment=None):
-    return dict(loss=loss, rows=rows, positions=positions, block=128,
+    """`buckets`: sizes of utterances, each a table of its own: more of them pad less, and are a
+    larger program to compile."""
+    return dict(loss=loss, rows=rows, positions=positions, block=128, buckets=4,
                 context=dict(kind=kind, path=path, agent="text", min_seconds=0.1,
                              max_seconds=30.0, min_tokens=0),
                 sources=tuple(dict(data=d, split=split, weight=1.0) for d in data),
@@ -128,8 +130,16 @@ def tiny(c):
     c.model = model(64, 2, encoder_width=64, encoder_layers=1, lora_rank=4)
     c.stages = stages("text_history", speech=("simulated",), text=("simulated_text",),
                       steps=(3, 3, 3, 3), rows=1, positions=512, lr=1e-3)
-    c.log_every, c.save_every = 1, 1
+    soon(c)
     c.evaluation.update(limit=2, max_new=48)
+
+
+def soon(c):
+    """For steps that are few: programs that compile sooner, and every step written down."""
+    for stage in c.stages.values():
+        for batch in stage.batches.values():
+            batch.buckets = 1
+    c.log_every, c.save_every = 1, 1
 
 
 def demo(c):

@@ -52,7 +52,7 @@ def get_config(folder):
             batch.update(rows=1, positions=1024, sources=tuple(
                 dict(data=d, split="train", weight=1.0) for d in data[name]))
             batch.context.min_tokens = 0
-    c.log_every = c.save_every = 1
+    recipe.soon(c)
     c.evaluation.update(limit=1, max_new=8)
     return c
 '''

@@ -7,7 +7,6 @@ import runpy
 import tempfile
 import zlib
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import tiny
@@ -15,7 +14,6 @@ from ml_collections import ConfigDict
 
 from speechdst import prepare
 from speechdst.config import model_config, tokenizer_of
-from speechdst.data import plan as planning
 from speechdst.recipes import recipe_of
 from speechdst.standin import StandInTokenizer
 from speechdst.training import optimizer, state
@@ -84,7 +82,7 @@ def _spoken(config: ConfigDict, stage: ConfigDict):
     tokenizer = tokenizer_of(config)
     model = model_config(config.model, tokenizer.size)
     # Every table of utterances is another encoder to compile: one of each kind is enough.
-    one = functools.partial(planning.row_shape, buckets=1)
-    with mock.patch.object(planning, "row_shape", one):
-        return model, recipe_of(config).loaders(config, stage, tokenizer, model,
-                                                tiny.parameters(model))
+    for batch in stage.batches.values():
+        batch.buckets = 1
+    return model, recipe_of(config).loaders(config, stage, tokenizer, model,
+                                            tiny.parameters(model))

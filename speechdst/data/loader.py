@@ -121,9 +121,11 @@ class Loader:
 
 
 def make(sources: Sequence[Source], builder: TreeBuilder, *, positions: int, rows: int,
-         seed: int, block: int = 128, channels: int = 80, spec_augment: dict | None = None,
-         threads: int = 2, workers: int = 0, pairs: bool = False) -> Loader:
-    """Plans the sources for one common row shape and returns the stream of batches.
+         seed: int, block: int = 128, buckets: int = 4, channels: int = 80,
+         spec_augment: dict | None = None, threads: int = 2, workers: int = 0,
+         pairs: bool = False) -> Loader:
+    """Plans the sources for one common row shape, of tables for at most `buckets` sizes of
+    utterances, and returns the stream of batches.
 
     Rows are made by `threads` threads, or by `workers` processes where Python's lock would hold
     the threads up; the stream is the same, and so is its state.
@@ -139,7 +141,7 @@ def make(sources: Sequence[Source], builder: TreeBuilder, *, positions: int, row
     sizes = [measured(s.dialogues, builder.sizes_only()) for s in sources]
     everything = [i for items in sizes for i in planning.fitting(items, positions)[0]]
     shape = planning.row_shape(everything, positions, builder.table, builder.soft_length,
-                               block=block, channels=channels)
+                               block=block, channels=channels, buckets=buckets)
     fit = [planning.fitting(
         [i for i in items if s.part is None or i.dialogue in s.part], positions)
         if s.part is None or s.part else ([], {}) for s, items in zip(sources, sizes, strict=True)]

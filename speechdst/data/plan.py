@@ -88,7 +88,7 @@ def table_sizes(sizes: np.ndarray, unit: int, buckets: int) -> list[int]:
 
 
 def row_shape(items: Sequence[Item], positions: int, kind: str, soft_length, *, block: int,
-              channels: int, buckets: int = 4) -> T.RowShape:
+              channels: int, buckets: int) -> T.RowShape:
     """The closed shape for rows of these trees: tables with little padding and few empty places.
 
     Every table starts with room for what an average full row needs and for whatever any single

@@ -46,7 +46,7 @@ def loaders(config: ConfigDict, stage: ConfigDict, tokenizer: Tokenizer, model: 
             sources.append(loader.Source(dialogues, s["weight"], part))
         made[name] = loader.make(
             sources, builder, positions=spec.positions, rows=spec.rows,
-            seed=config.seed + 1000 * i, block=spec.block,
+            seed=config.seed + 1000 * i, block=spec.block, buckets=spec.buckets,
             channels=model.encoder.width if encoded else model.encoder.channels,
             spec_augment=dict(spec.spec_augment), workers=config.loader_workers,
             pairs=pairs is not None)
