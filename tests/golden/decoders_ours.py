@@ -1,5 +1,6 @@
 """What our decoder makes of the golden configs: the outputs of `make_decoders.py`, ours."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from speechdst.models.decoder import Decoder, DecoderConfig
 from speechdst.training.state import flatten, model_of
 
 
+@functools.cache
 def shapes(config: DecoderConfig):
     """The decoder's graph and its flat parameters' shapes; nothing is computed."""
     graph, state = nnx.split(nnx.eval_shape(lambda: Decoder(config, nnx.Rngs(0))))

@@ -16,6 +16,7 @@ from speechdst.models.audio_encoder.whisper import Whisper
 from speechdst.training.state import flatten, model_of
 
 
+@functools.cache
 def shapes(cls, config):
     """The module's graph and its flat parameters' shapes; nothing is computed."""
     graph, state = nnx.split(nnx.eval_shape(lambda: cls(config, nnx.Rngs(0))))
