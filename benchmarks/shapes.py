@@ -60,11 +60,10 @@ def decoder(width: int, layers: int, head_dim: int = 32) -> dict:
     )
 
 
-def model(width: int, layers: int, sizes: Sizes) -> DialogueLMConfig:
+def model(width: int, layers: int, sizes: Sizes, head_dim: int = 32) -> DialogueLMConfig:
     """A decoder of `width`, six layers meant, and three encoder layers of 3/4 of it: their layers'
     parameters are as 1 : 3.5, those of WavLM-large and OLMo-1B in the paper as 1 : 3.6; its frame
-    rates, 50 vectors and 8.3 soft positions a second. Heads are 64 wide, the narrowest of published
-    LLMs (Llama-3.2-1B; OLMo-1B's are 128, Gemma-3-1B's 256)."""
+    rates, 50 vectors and 8.3 soft positions a second. `head_dim`: of the decoder."""
     ears = width * 3 // 4
     small = dict(width=ears, layers=1, heads=4)
     return model_config(
@@ -74,7 +73,7 @@ def model(width: int, layers: int, sizes: Sizes) -> DialogueLMConfig:
             ),
             connector=dict(transformer=small, inputs=ears, outputs=width, strides=[3, 2], taps=7),
             text_encoder=dict(transformer=small, vocabulary=0, outputs=ears),
-            decoder=decoder(width, layers, head_dim=64),
+            decoder=decoder(width, layers, head_dim),
         ),
         sizes.vocabulary,
     )

@@ -36,6 +36,7 @@ from speechdst import memory
 from speechdst.command import run
 from speechdst.flops import step_flops
 
+HEAD_DIM = 64  # as Llama-3.2-1B's; those of OLMo-1B are 128, of Gemma-3-1B 256
 QUICK_SIZE = 32, 2, 32, 128  # width, layers, attention block, width of a bucket
 QUICK_DIALOGUE = shapes.Sizes(turns=3, frames=64, state=12, text=6, vocabulary=64)
 
@@ -58,7 +59,7 @@ def measure(
       spoken_history: of text histories every utterance is heard by one answer),
       "flops_ratio", "flops_ratio_shared_audio", "loss_error", "gradient_error", ...}.
     """
-    config = shapes.model(width, layers, sizes)
+    config = shapes.model(width, layers, sizes, HEAD_DIM)
     trainer = step_time.Trainer(config, step_time.quick_options() if quick else {})
     made = {}
     for kind in kinds:
