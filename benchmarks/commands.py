@@ -5,6 +5,7 @@ import queue
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -15,6 +16,7 @@ from speechdst.data import workers
 from speechdst.data.dialogue import BadInput
 
 _running: set[subprocess.Popen] = set()
+_stopping = threading.Event()  # what starts from now on leaves at once
 
 
 def compiled_in(out: Path) -> dict[str, str]:
@@ -31,6 +33,8 @@ def command(name: str, options: Iterable[str], log: Path, out: Path) -> None:
             [sys.executable, "-m", f"speechdst.{name}", *options],
             env=os.environ | compiled_in(out), stdout=file, stderr=subprocess.STDOUT) as process:
         _running.add(process)
+        if _stopping.is_set():  # by another thread, which may not have seen this one
+            process.terminate()
         try:
             status = process.wait()
         finally:
@@ -41,6 +45,7 @@ def command(name: str, options: Iterable[str], log: Path, out: Path) -> None:
 
 def stop() -> None:
     """Asks the commands that run to save and leave, as a preemption does."""
+    _stopping.set()
     for process in tuple(_running):
         process.terminate()
 
@@ -86,3 +91,4 @@ def side_by_side(jobs: Sequence[Callable[[], None]]) -> None:
             raise
         finally:
             pool.shutdown(cancel_futures=True)
+            _stopping.clear()

@@ -4,6 +4,7 @@ import functools
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -16,9 +17,11 @@ ROOT = Path(__file__).parents[1]
 # In the place of Python: `-m speechdst.fails` fails, others run until they are asked to leave.
 STAND_IN = """#!/bin/sh
 [ $2 = speechdst.fails ] && exit 3
+sleep 60 &
 trap 'echo left; kill $!; exit 1' TERM
 echo begun
-sleep 60 & wait
+wait
+echo over
 """
 STARTS = """
 import sys
@@ -59,6 +62,30 @@ def test_when_one_fails_the_others_are_asked_to_leave(folder, monkeypatch):
     with pytest.raises(BadInput, match="fails ended with 3"):
         commands.side_by_side([functools.partial(run, "train", log=folder / "train.log"), fails])
     assert (folder / "train.log").read_text() == "begun\nleft\n"
+
+
+def test_what_starts_while_the_others_leave_leaves_too(folder, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    from benchmarks import commands
+
+    monkeypatch.setattr(sys, "executable", str(folder / "python"))
+    run = functools.partial(commands.command, options=(), out=folder)
+
+    begun = threading.Event()
+
+    def fails():
+        assert begun.wait(60)
+        run("fails", log=folder / "fails.log")
+
+    def late():
+        begun.set()
+        assert commands._stopping.wait(60)
+        run("train", log=folder / "train.log")
+
+    with pytest.raises(BadInput, match="fails ended with 3"):
+        commands.side_by_side([fails, late])
+    assert "over" not in (folder / "train.log").read_text()
+    assert not commands._stopping.is_set(), "what is started later runs"
 
 
 def test_sigterm_reaches_them(folder):
