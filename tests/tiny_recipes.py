@@ -81,8 +81,5 @@ def _spoken(config: ConfigDict, stage: ConfigDict):
     prepare.run(config, processes=0)
     tokenizer = tokenizer_of(config)
     model = model_config(config.model, tokenizer.size)
-    # Every table of utterances is another encoder to compile: one of each kind is enough.
-    for batch in stage.batches.values():
-        batch.buckets = 1
     return model, recipe_of(config).loaders(config, stage, tokenizer, model,
                                             tiny.parameters(model))
