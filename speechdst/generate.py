@@ -33,18 +33,7 @@ def main(argv):
     del argv
     if bool(_AUDIO.value) == bool(_TURNS.value) or (_OUT.value and not _AUDIO.value):
         raise BadInput("give one of --audio and --turns; --out goes with --audio")
-    if _TURNS.value:
-        file = Path(_TURNS.value)
-        try:
-            dialogue = json.loads(file.read_text())
-        except (ValueError, OSError) as error:
-            raise BadInput(f"no list of turns ({error})", file=file) from error
-        if not isinstance(dialogue, list) or not all(isinstance(t, dict) for t in dialogue):
-            raise BadInput("expected a list of turns {speaker, audio, text}", file=file)
-        dialogue = [t | ({"audio": str(inside(file.parent, t["audio"], file=file))}
-                         if "audio" in t else {}) for t in dialogue]
-    else:
-        dialogue = _AUDIO.value
+    dialogue = read_turns(Path(_TURNS.value)) if _TURNS.value else _AUDIO.value
     model = load(_MODEL.value, _TENSOR.value)
     if isinstance(model, Companion) != bool(_OUT.value):
         raise BadInput("a full-duplex model, and only one, speaks: it takes --audio and --out",
@@ -64,6 +53,18 @@ def main(argv):
         if turn.state is not None:
             slots = [f"{d}-{s}={v}" for d, v in turn.state.items() for s, v in v.items()]
             print(" " * len(at) + "  state: " + ("; ".join(slots) or "(empty)"))
+
+
+def read_turns(file: Path) -> list[dict]:
+    """The turns of a JSON file, their audio below its folder; raises BadInput."""
+    try:
+        turns = json.loads(file.read_text())
+    except (ValueError, OSError) as error:
+        raise BadInput(f"no list of turns ({error})", file=file) from error
+    if not isinstance(turns, list) or not all(isinstance(t, dict) for t in turns):
+        raise BadInput("expected a list of turns {speaker, audio, text}", file=file)
+    return [t | ({"audio": str(inside(file.parent, t["audio"], file=file))} if "audio" in t else {})
+            for t in turns]
 
 
 def converse(model: Companion, audio: str, out: Path) -> None:

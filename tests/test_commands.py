@@ -13,12 +13,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 from safetensors.numpy import load_file, save_file
 
+from speechdst import generate
+from speechdst.api import load
+from speechdst.data import tokenizer, tts
+from speechdst.data.dialogue import BadInput
 from speechdst.files import alone
 
 ROOT = Path(__file__).parents[1]
 CONFIG = "configs/joint_dst.py:tiny"
+ORDER = "--config.order=('asr', 'joint')"  # `make smoke` goes through all stages
 SMALL = ("--config.prepare.simulated.splits.train.dialogues=8",
          "--config.prepare.simulated.splits.test.dialogues=2",
          "--config.prepare.simulated_text.splits.train.dialogues=8")
@@ -37,7 +43,7 @@ def command(name, *arguments, folder: Path, config=True, check=True):
 def line(name, arguments, folder, config=True):
     words = [sys.executable, "-m", f"speechdst.{name}"]
     if config:
-        words += [f"--config={CONFIG}", f"--config.data_dir={folder}/data"]
+        words += [f"--config={CONFIG}", f"--config.data_dir={folder}/data", ORDER]
     return [*words, *arguments]
 
 
@@ -178,10 +184,6 @@ def test_evaluate_export_generate(folder, exported):
 
 
 def test_generate_from_a_recording(folder, exported, tmp_path):
-    import soundfile
-
-    from speechdst.data import tts
-
     said = [tts.espeak(text) for text in ("i need a cheap hotel", "on monday please")]
     pause = np.zeros(16_000, np.int16)
     user = np.concatenate([said[0], pause, np.zeros(8_000, np.int16), pause, said[1]])
@@ -215,39 +217,37 @@ def test_a_checkpoint_of_another_config_is_refused(folder):
     assert str(folder / "run") in message and len(message.strip().splitlines()) == 1
 
 
-def test_a_vocabulary_that_does_not_match_is_refused(folder, exported, tmp_path):
+def test_a_vocabulary_that_does_not_match_is_refused(exported, tmp_path):
     shutil.copytree(exported, tmp_path / "model")
-    other = folder.parent / "other_tokenizer.model"
-    from speechdst.data import tokenizer
-
-    other.write_bytes(tokenizer.train(["quite other words in here"] * 20, ["USER:"], 300))
-    shutil.copy(other, tmp_path / "model/tokenizer.model")
-    message = refused("generate", f"--model={tmp_path}/model", "--turns=launch/smoke_turns.json",
-                      folder=folder, config=False)
-    assert "tokenizer.model" in message and "vocabulary" in message
+    (tmp_path / "model/tokenizer.model").write_bytes(
+        tokenizer.train(["quite other words in here"] * 20, ["USER:"], 300))
+    with pytest.raises(BadInput, match=r"(?s)tokenizer\.model.*vocabulary"):
+        load(tmp_path / "model")
 
 
-def test_missing_and_misshapen_tensors_are_listed(folder, exported, tmp_path):
+def test_missing_and_misshapen_tensors_are_listed(exported, tmp_path):
     shutil.copytree(exported, tmp_path / "model")
     file = tmp_path / "model/model.safetensors"
     tensors = load_file(file)
     del tensors["decoder/embedding"]
     tensors["connector/out/bias"] = tensors["connector/out/bias"][:-1]
     save_file(tensors, file)
-    message = refused("generate", f"--model={tmp_path}/model", "--turns=launch/smoke_turns.json",
-                      folder=folder, config=False)
+    with pytest.raises(BadInput) as raised:
+        load(tmp_path / "model")
+    message = str(raised.value)
     assert "decoder/embedding missing" in message and "connector/out/bias" in message
 
 
-def test_turns_stay_in_their_folder_and_are_turns(folder, exported, tmp_path):
+@pytest.mark.parametrize(("turns", "expected"), [
+    ([{"speaker": "user", "audio": "../call.wav"}], "leaves the folder"),
+    ({"speaker": "user"}, "expected a list of turns"),
+    (["hello"], "expected a list of turns")], ids=str)
+def test_turns_stay_in_their_folder_and_are_turns(turns, expected, tmp_path):
     file = tmp_path / "turns.json"
-    for turns, expected in (([{"speaker": "user", "audio": "../call.wav"}], "leaves the folder"),
-                            ({"speaker": "user"}, "expected a list of turns"),
-                            (["hello"], "expected a list of turns")):
-        file.write_text(json.dumps(turns))
-        message = refused("generate", f"--model={exported}", f"--turns={file}",
-                          folder=folder, config=False)
-        assert expected in message and str(file) in message
+    file.write_text(json.dumps(turns))
+    with pytest.raises(BadInput, match=expected) as raised:
+        generate.read_turns(file)
+    assert str(file) in str(raised.value)
 
 
 def test_a_command_explains_itself(tmp_path):

@@ -1,9 +1,11 @@
 """A published recipe, shrunk, over checkpoints in Hugging Face's layout: in, trained, out."""
 
 import json
+import runpy
 import shutil
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import soundfile
@@ -12,14 +14,18 @@ from flax import nnx
 from safetensors.numpy import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from speechdst import sharding
 from speechdst.api import DialogueTracker
-from speechdst.data.dialogue import SAMPLE_RATE
+from speechdst.config import model_config
+from speechdst.data.dialogue import SAMPLE_RATE, BadInput
 from speechdst.data.tts import espeak
 from speechdst.export import load
 from speechdst.hf import decoders as hf_decoders
 from speechdst.hf import encoders as hf_encoders
+from speechdst.hf import towers
 from speechdst.models.audio_encoder.wavlm import WavLM
 from speechdst.models.decoder import Decoder
+from speechdst.training import state
 from speechdst.training.state import flatten
 
 VOCABULARY = 320
@@ -42,6 +48,7 @@ def get_config(folder):
     spec.loader.exec_module(recipe)
     c = recipe.get_config("gemma3_1b")
     recipe.simulated(c, train=8, test=2, text=8)
+    c.order = ("joint",)
     c.data_dir, c.tokenizer.path = folder + "/data", folder + "/llm"
     c.pretrained.update(encoder=folder + "/wavlm", decoder=folder + "/llm")
     recipe.shrink(c, *(read_config(f"{folder}/{tower}") for tower in ("wavlm", "llm")))
@@ -76,7 +83,7 @@ def checkpoints(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Checkpoints, prepared data and a run of both stages."""
+    """Checkpoints, prepared data and a run of the joint stage, straight from the checkpoints."""
     folder = tmp_path_factory.mktemp("pretrained")
     (folder / "recipe.py").write_text(CONFIG)
     checkpoints(folder)
@@ -155,24 +162,32 @@ def test_the_checkpoints_encoder_runs_beforehand(folder):
     """`prepare --features` without a run; a stage that starts from the checkpoints finds it."""
     stored = command(folder, "prepare", "--features", "--only=simulated").stdout
     assert "simulated: encoded by" in stored
-    out = command(folder, "train", "--config.order=('joint',)",
-                  "--config.stages.joint.encoded=True", f"--workdir={folder}/encoded").stdout
+    out = command(folder, "train", "--config.stages.joint.encoded=True",
+                  f"--workdir={folder}/encoded").stdout
     assert "trained:" in out
 
 
-def test_missing_and_foreign_checkpoints_are_one_line(folder, tmp_path):
-    def refused(*arguments):
-        result = command(folder, "train", f"--workdir={tmp_path}/run", *arguments, check=False)
-        assert result.returncode == 2, result.stdout + result.stderr
-        assert not (tmp_path / "run/asr/steps").exists()
-        return result.stderr.strip().splitlines()[-1]
-
-    message = refused(f"--config.pretrained.decoder={tmp_path}/none")
+def test_a_missing_checkpoint_is_one_line(folder, tmp_path):
+    result = command(folder, "train", f"--workdir={tmp_path}/run",
+                     f"--config.pretrained.decoder={tmp_path}/none", check=False)
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert not (tmp_path / "run/joint").exists()
+    message = result.stderr.strip().splitlines()[-1]
     assert "no such folder" in message and "pretrained.decoder" in message
-    message = refused(f"--config.pretrained.encoder={folder}/llm")
-    assert "no speech encoder" in message
+
+
+def test_foreign_checkpoints_are_refused(folder, tmp_path):
+    c = runpy.run_path(folder / "recipe.py")["get_config"](str(folder))
+    model = model_config(c.model, VOCABULARY)
+    _, shapes = state.abstract(model)
+    template = {path: jax.ShapeDtypeStruct(shapes[path].shape, "float32", sharding=where)
+                for path, where in sharding.parameters(shapes, sharding.make_mesh()).items()}
+    load = lambda **folders: towers.load(c.pretrained.to_dict() | folders, model, template)
+    assert load()["decoder/embedding"].shape == (VOCABULARY, GEMMA["hidden_size"])
+    with pytest.raises(BadInput, match="no speech encoder"):
+        load(encoder=str(folder / "llm"))
     shutil.copytree(folder / "llm", tmp_path / "other")
     values = json.loads((tmp_path / "other/config.json").read_text())
     (tmp_path / "other/config.json").write_text(json.dumps(values | {"num_hidden_layers": 2}))
-    message = refused(f"--config.pretrained.decoder={tmp_path}/other")
-    assert "layers 2 instead of 3" in message
+    with pytest.raises(BadInput, match="layers 2 instead of 3"):
+        load(decoder=str(tmp_path / "other"))
