@@ -26,6 +26,7 @@ under "phrases". A dialogue depends on (schema, seed, split, index) and on nothi
 """
 
 import dataclasses
+import itertools
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,15 +75,17 @@ def read(
     schema: str | Path | None = None,
     language: str = "en",
     domains: list[str] | None = None,
+    values: int | None = None,
     **behaviour,
 ) -> Iterator[Dialogue]:
     """Simulates the dialogues of `split`, the same ones every time; `root` is not used.
 
     `dialogues`: how many (None: 600, 60, 60), from number `first` on. `domains`: a subset of the
-    schema's. `language`: whose bundled schema it is where `schema` names none ("en", "de").
-    `behaviour`: fields of `Behaviour`. Dialogue i does not depend on how many are asked
-    for.
-    Raises `BadInput` for an unknown split or domain or a broken schema file.
+    schema's. `values`: only the first so many of every type. `language`: whose bundled schema it is
+    where `schema` names none ("en", "de"). `behaviour`: fields of `Behaviour`. Dialogue i does not
+    depend on how many are asked for.
+    Raises `BadInput` for an unknown split or domain, for less than two values, or for a broken
+    schema file.
     """
     common.known_split("simulated", split, SPLITS)
     table = load_schema(schema, language)
@@ -90,6 +93,12 @@ def read(
     if unknown := sorted(set(domains) - set(table["domains"])):
         raise BadInput(f"unknown domains {unknown}", record=table["name"],
                        mend=f"the schema has {sorted(table['domains'])}")  # fmt: skip
+    if values is not None:
+        if values < 2:
+            raise BadInput(f"{values} values of every type", record=table["name"],
+                           field="values", mend="at least two: users change their minds")
+        table = table | {"types": {name: dict(itertools.islice(forms.items(), values))
+                                   for name, forms in table["types"].items()}}
     habits = Behaviour(**behaviour)
     count = DIALOGUES[split] if dialogues is None else dialogues
     for index in range(first, first + count):

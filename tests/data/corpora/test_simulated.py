@@ -96,6 +96,21 @@ def test_no_two_values_of_a_type_sound_alike():
             assert len(forms) == len(set(forms))
 
 
+def test_values_are_the_first_of_every_type():
+    table, used = simulated.load_schema(), {}
+    for dialogue in _read(dialogues=100, values=3):
+        for _, turn in dialogue.user_turns():
+            for domain, slots in turn.state.items():
+                for slot, value in slots.items():
+                    name = table["domains"][domain]["slots"][slot]["type"]
+                    used.setdefault(name, set()).add(value)
+    assert len(used) > 5
+    for name, found in used.items():
+        assert found - {"dontcare"} == set(list(table["types"][name])[:3])
+    with pytest.raises(BadInput, match="1 values of every type"):
+        _read(values=1)
+
+
 def test_bad_input(tmp_path):
     with pytest.raises(BadInput, match="no split 'valid'"):
         _read("valid")
