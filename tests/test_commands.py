@@ -43,7 +43,9 @@ def command(name, *arguments, folder: Path, config=True, check=True):
 def line(name, arguments, folder, config=True):
     words = [sys.executable, "-m", f"speechdst.{name}"]
     if config:
-        words += [f"--config={CONFIG}", f"--config.data_dir={folder}/data", ORDER]
+        words += [f"--config={CONFIG}", f"--config.data_dir={folder}/data"]
+        if not any(argument.startswith("--config.order=") for argument in arguments):
+            words.append(ORDER)
     return [*words, *arguments]
 
 
@@ -221,7 +223,7 @@ def test_a_vocabulary_that_does_not_match_is_refused(exported, tmp_path):
     shutil.copytree(exported, tmp_path / "model")
     (tmp_path / "model/tokenizer.model").write_bytes(
         tokenizer.train(["quite other words in here"] * 20, ["USER:"], 300))
-    with pytest.raises(BadInput, match=r"(?s)tokenizer\.model.*vocabulary"):
+    with pytest.raises(BadInput, match=r"vocabulary is .*put back the tokenizer\.model"):
         load(tmp_path / "model")
 
 
