@@ -26,7 +26,6 @@ from speechdst.hf import towers
 from speechdst.models.audio_encoder.wavlm import WavLM
 from speechdst.models.decoder import Decoder
 from speechdst.training import state
-from speechdst.training.state import flatten
 
 VOCABULARY = 320
 WAVLM = dict(model_type="wavlm", hidden_size=24, num_attention_heads=3, num_hidden_layers=2,
@@ -71,7 +70,7 @@ def checkpoints(folder: Path) -> None:
             ("wavlm", WAVLM, WavLM, hf_encoders.save, hf_encoders.FAMILIES["wavlm"].config(WAVLM)),
             ("llm", GEMMA, Decoder, hf_decoders.save, hf_decoders.decoder_config(GEMMA))):
         (folder / name).mkdir()
-        save(folder / name, flatten(nnx.state(made(config, nnx.Rngs(0)))), config, values)
+        save(folder / name, state.flatten(nnx.state(made(config, nnx.Rngs(0)))), config, values)
     made = Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
