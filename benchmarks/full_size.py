@@ -25,7 +25,7 @@ from absl import flags
 
 from benchmarks import shapes
 from benchmarks.cached_features import batch, dialogue
-from configs import joint_dst
+from configs import joint_dst, published
 from speechdst.command import run
 from speechdst.config import model_config
 from speechdst.data.tree import Utterance
@@ -79,10 +79,10 @@ def measure(preset: str, folder: Path, seconds: float, quick: bool = False) -> d
     c = joint_dst.get_config(preset)
     values = {"encoder": QUICK_WAVLM if quick else WAVLM,
               "decoder": QUICK_LLM if quick else next(
-                  CONFIGS[name] for name, at in joint_dst.FOLDERS.items()
+                  CONFIGS[name] for name, at in published.FOLDERS.items()
                   if c.pretrained.decoder.endswith(at))}
     if quick:
-        joint_dst.shrink(c, values["encoder"], values["decoder"])
+        published.shrink(c, values["encoder"], values["decoder"])
     model = model_config(c.model, values["decoder"]["vocab_size"])
     graph, all_shapes = state.abstract(model)
     stage = c.stages.joint

@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import equal_time, full_size
-from configs import joint_dst
+from configs import joint_dst, published
 from speechdst import sharding
 from speechdst.command import run
 from speechdst.config import context_of, model_config
@@ -145,7 +145,7 @@ def main(argv):
     sizes = dict(rows=_ROWS.value, positions=_POSITIONS.value, steps=_STEPS.value,
                  dialogues=256, turns=18, seconds=4.4)
     if _QUICK.value:
-        joint_dst.shrink(c, QUICK_WAVLM, QUICK_LLM)
+        published.shrink(c, QUICK_WAVLM, QUICK_LLM)
         sizes = QUICK
     dialogues = spoken(sizes["dialogues"], sizes["turns"], sizes["seconds"])
     tokenizer = equal_time.tokenizer_for(dialogues)

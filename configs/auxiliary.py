@@ -19,15 +19,8 @@ data (--config.stages.tasks.batches.tasks.share=0.1; 77.67 F1 is the highest of 
 
 from ml_collections import ConfigDict
 
-from configs.joint_dst import (
-    batch,
-    model,
-    optimizer,
-    prepared,
-    published_model,
-    soon,
-    transformer,
-)
+from configs.joint_dst import batch, model, optimizer, prepared, soon, transformer
+from configs.published import model as published_model
 
 TASKS = ("listening", "reasoning", "response")
 

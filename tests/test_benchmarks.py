@@ -136,13 +136,13 @@ def test_a_full_size_step_is_refused_here_and_tried_small(monkeypatch):
     import tiny
 
     from benchmarks import equal_time, gpu_step
-    from configs import joint_dst
+    from configs import joint_dst, published
     from speechdst.data.dialogue import BadInput
 
     with pytest.raises(BadInput, match="too large for the only device"):
         gpu_step.check_device(quick=False)
     c = joint_dst.get_config("olmo_1b")
-    joint_dst.shrink(c, gpu_step.QUICK_WAVLM, gpu_step.QUICK_LLM)
+    published.shrink(c, gpu_step.QUICK_WAVLM, gpu_step.QUICK_LLM)
     q = gpu_step.QUICK
     dialogues = gpu_step.spoken(q["dialogues"], q["turns"], q["seconds"])
     assert all(t.audio.seconds == 0.5 for d in dialogues for _, t in d.user_turns())

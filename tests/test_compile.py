@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from rich.console import Console
 
-from configs import joint_dst
+from configs import joint_dst, published
 from speechdst import compile as ahead
 from speechdst import flops, roofline, sharding, standin
 from speechdst.config import axes_of, model_config
@@ -109,7 +109,7 @@ def test_chunks_without_a_target_are_not_counted():
 
 def test_presets_are_placed_on_topologies():
     c = joint_dst.get_config("gemma3_12b@v6e:8x8")
-    rows, split = joint_dst.TOPOLOGIES["gemma3_12b"]["v6e:8x8"]
+    rows, split = published.TOPOLOGIES["gemma3_12b"]["v6e:8x8"]
     assert {b.rows for s in c.stages.values() for b in s.batches.values()} == {64 * rows}
     assert axes_of(c, c.stages.joint) == dict(data=-1, fsdp=1, tensor=1)
     assert axes_of(c, c.stages.asr) == dict(data=-1, fsdp=split["asr"], tensor=1)

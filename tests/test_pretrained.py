@@ -39,6 +39,7 @@ GEMMA = dict(model_type="gemma3_text", hidden_size=24, num_hidden_layers=3, num_
              bos_token_id=0, eos_token_id=1)
 CONFIG = '''
 import importlib.util
+from configs import published
 from speechdst.hf.decoders import read_config
 
 def get_config(folder):
@@ -50,7 +51,7 @@ def get_config(folder):
     c.order = ("joint",)
     c.data_dir, c.tokenizer.path = folder + "/data", folder + "/llm"
     c.pretrained.update(encoder=folder + "/wavlm", decoder=folder + "/llm")
-    recipe.shrink(c, *(read_config(f"{folder}/{tower}") for tower in ("wavlm", "llm")))
+    published.shrink(c, *(read_config(f"{folder}/{tower}") for tower in ("wavlm", "llm")))
     data = dict(speech=("simulated",), text=("simulated", "simulated_text"))
     for stage in c.stages.values():
         stage.steps = 2
