@@ -68,10 +68,14 @@ def launch(folder, workdir, processes: int, devices: int = 4, joined: bool = Tru
     return made
 
 
-def until(process, start: str) -> None:
-    """Reads what the process prints until a line that starts so."""
-    if not any(line.startswith(start) for line in process.stdout):
-        pytest.fail(f"never printed {start!r}: {process.stderr.read()[-2000:]}")
+def until(process, start: str) -> str:
+    """What the process prints until a line that starts so."""
+    printed = ""
+    for line in process.stdout:
+        printed += line
+        if line.startswith(start):
+            return printed
+    pytest.fail(f"never printed {start!r}: {process.stderr.read()[-2000:]}")
 
 
 def ended(processes) -> list[str]:
@@ -89,46 +93,60 @@ def losses(workdir) -> list[float]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Prepared data, and a run on two processes that nothing broke."""
+    """Prepared data, and runs that nothing broke (see `whole`)."""
     folder = tmp_path_factory.mktemp("distributed")
     test_commands.command("prepare", *test_commands.SMALL, "--processes=1", folder=folder)
-    printed = ended(launch(folder, folder / "whole", 2))
-    assert "4 cpu device(s), 2 host(s)" in printed[0] and f"asr {STEPS}/{STEPS}" in printed[0]
-    assert "asr" not in printed[1], "only the first process reports"
     return folder
 
 
-@pytest.mark.parametrize("alone", [
-    dict(devices=4),
-    pytest.param(dict(devices=4, joined=False), marks=pytest.mark.slow),
-    pytest.param(dict(devices=2, joined=False), marks=pytest.mark.slow)], ids=str)
-def test_two_processes_then_one_then_two_are_one_run(folder, tmp_path, alone):
-    """Preempted on two processes, killed on one, finished on two: as if nothing had happened."""
-    whole, broken = folder / "whole", tmp_path / "broken"
+def whole(folder, processes: int) -> Path:
+    """A run of so many processes that nothing broke."""
+    workdir = folder / f"whole{processes}"
+    if not workdir.exists():
+        first = ended(launch(folder, workdir, processes))[0]
+        assert "4 cpu device(s)" in first and f"asr {STEPS}/{STEPS}" in first
+    return workdir
+
+
+# The processes of the unbroken run, and those that go on with the one that two processes began:
+# all but the last are killed. Slow: exactly as many, or one that is killed and then two.
+CASES = [(1, (dict(processes=1),)), *(
+    pytest.param(2, (*killed, dict(processes=2)), marks=pytest.mark.slow) for killed in (
+        (), (dict(processes=1),), (dict(processes=1, joined=False),),
+        (dict(processes=1, devices=2, joined=False),)))]
+
+
+@pytest.mark.parametrize(("unbroken", "then"), CASES, ids=str)
+def test_processes_that_come_and_go_are_one_run(folder, tmp_path, unbroken, then):
+    """Preempted on two processes, gone on with on others: as if nothing had happened."""
+    straight, broken = whole(folder, unbroken), tmp_path / "broken"
     pair = launch(folder, broken, 2)
     # While it compiles, so that the signal has made its way before the last step. The process that
     # is signalled is the one that does not write.
-    until(pair[0], "stage asr")
+    assert "4 cpu device(s), 2 host(s)" in until(pair[0], "stage asr")
     pair[1].send_signal(signal.SIGTERM)
-    stopped = int(re.search(r"stopped at step (\d+)", ended(pair)[0])[1])
+    first, second = ended(pair)
+    assert "asr" not in second, "only the first process reports"
+    stopped = int(re.search(r"stopped at step (\d+)", first)[1])
     assert stopped < STEPS - 1, "the run was over before it was stopped: make it longer"
     saved = broken / f"asr/steps/{stopped}"
     # The data position is one small number, kept once.
     assert json.loads((saved / "data/metadata").read_text()) == {"speech": {"next_index": stopped}}
 
-    (one,) = launch(folder, broken, 1, **alone)
-    until(one, f"asr {stopped + 1}/")
-    one.kill()
-    one.communicate()
-    ended(launch(folder, broken, 2))
+    *killed, last = then
+    for alone in killed:
+        (one,) = launch(folder, broken, **alone)
+        until(one, f"asr {stopped + 1}/")
+        one.kill()
+        one.communicate()
+    ended(launch(folder, broken, **last))
 
-    expected, found = losses(whole), losses(broken)
+    expected, found = losses(straight), losses(broken)
     gaps = np.abs(np.diff(expected))
     assert gaps.min() > 1e-3, "batches that cannot be told apart show no order"
-    assert found[:stopped] == expected[:stopped]
-    a, b = (test_commands.parameters(run / "asr") for run in (whole, broken))
+    a, b = (test_commands.parameters(run / "asr") for run in (straight, broken))
     assert a.keys() == b.keys()
-    if alone == dict(devices=4):  # sums of the same numbers in the same order
+    if (unbroken, then) == (2, (dict(processes=2),)):  # the same sums in the same order
         assert found == expected and test_commands.same(a, b)
         return
     np.testing.assert_allclose(found, expected, rtol=1e-6)

@@ -20,7 +20,7 @@ from speechdst.training import state
 
 MOST = 12_800  # samples that the tiny Whispers hear
 ENCODERS = pytest.mark.parametrize("encoder", [
-    pytest.param(name, marks=[] if name in ("wavlm_base", "whisper_short") else pytest.mark.slow)
+    pytest.param(name, marks=[] if name == "wavlm_base" else pytest.mark.slow)
     for name in tiny_encoders.ENCODERS])
 
 
@@ -88,7 +88,8 @@ def test_log_mel_masks_are_refused_for_waveforms():
         loader.make([], build, positions=256, rows=1, seed=0, spec_augment={"time_masks": 1})
 
 
-@pytest.mark.parametrize("encoder", ["wavlm_large", "whisper_short"])
+@pytest.mark.parametrize("encoder", [
+    pytest.param("wavlm_large", marks=pytest.mark.slow), "whisper_short"])
 def test_dialogues_are_tracked(encoder):
     model = tiny_encoders.config(encoder)
     tracker = Tracker(tiny.parameters(model), model, tiny.tokenizer(), Context("text_history"),

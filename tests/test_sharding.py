@@ -32,10 +32,11 @@ from speechdst.training.checkpoint import Checkpointer
 ROWS = 8
 ALL = [s for n in (2, 4, 8) for s in itertools.product((1, 2, 4, 8), repeat=3)
        if math.prod(s) == n]
-# Preferences are tried on dialogue states; on replies they are the same over another model.
-NAMES = [pytest.param(name, marks=pytest.mark.slow if name == "replies" else [])
+# The two models; the other recipes are other losses of theirs.
+QUICK = ("joint_dst", "streams")
+NAMES = [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow)
          for name in tiny_recipes.STAGES]
-CASES = [pytest.param(name, shape, marks=[] if shape == (2, 2, 2) and name != "replies" else
+CASES = [pytest.param(name, shape, marks=[] if shape == (2, 2, 2) and name in QUICK else
                       pytest.mark.slow) for name in tiny_recipes.STAGES for shape in ALL]
 
 

@@ -47,10 +47,17 @@ DECODERS = {
     "olmo": (dict(tied=False), dict(norm_affine=False, clip_qkv=0.7)),
     "olmo2": (dict(tied=False), dict(rms=True, pre_norm=False, post_norm=True, qk_norm="full")),
     "qwen2": (dict(), dict(rms=True, qkv_bias=True, rope_scaling=(4.0, 1.0, 4.0, 64.0))),
+    # No family: what they have, at once.
+    "mixed": (
+        dict(embedding_scale=32**0.5, scale_soft=True, logit_cap=3.0, tied=False),
+        dict(rms=True, norm_offset=1.0, post_norm=True, activation="gelu_tanh", query_scale=0.3,
+             score_cap=2.0, qk_norm="head", clip_qkv=0.7, qkv_bias=True, windows=(24, 0),
+             rope_local_theta=100.0, rope_scaling=(8.0,)),
+    ),
 }
-# For parametrized tests: those that differ most from the plain one, and the others as slow tests.
-FAMILIES = [pytest.param(name, marks=[] if name in ("gemma2", "gemma3", "olmo") else
-                         pytest.mark.slow) for name in DECODERS if name != "plain"]
+# For parametrized tests: one that has it all, and each as it is as slow tests.
+FAMILIES = [pytest.param(name, marks=[] if name == "mixed" else pytest.mark.slow)
+            for name in DECODERS if name != "plain"]
 VALUES = ("north", "south", "four", "nine", "the museum", "cambridge")
 
 

@@ -159,7 +159,7 @@ def test_the_whole_model_is_deaf_to_neighbours(kind, path):
             close(run(garbage(batch, np.random.default_rng(i), fill))[0][place], alone)
 
 
-@pytest.mark.parametrize("decoder", [name for name in tiny.DECODERS if name != "plain"])
+@pytest.mark.parametrize("decoder", tiny.FAMILIES)
 def test_every_decoder_is_deaf_to_neighbours(decoder):
     """Also where windows and caps are; dense attention alone, blockwise in company."""
     rng = np.random.default_rng(1)
