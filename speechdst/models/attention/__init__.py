@@ -24,6 +24,7 @@ __all__ = ["EVERYWHERE", "NEGATIVE", "attend", "capped", "masked", "over", "refe
 
 # What `attend` can be told to take; by default the kernel where it can run, else "xla".
 PATHS = ("", "reference", "xla", "kernel")
+KERNELS = ("tpu", "cuda")  # the platforms that have one
 
 
 def reference(q, k, v, trunk_start, fork, branch_start, positions=None, *, scale=None, cap=None,
@@ -129,26 +130,22 @@ class _Rules:
         size, d = q.shape[3] // blocks.keys.shape[-1], q.shape[4]
         rules = (self.scale, self.cap, self.windowed)
         xla = lambda *x: getattr(blockwise, name)(*x, *rules)
-        kernels = {
-            platform: lambda *x, platform=platform: getattr(kernel, name)(
-                *x, *rules, platform=platform, interpret=self.interpret)
-            for platform in ("tpu", "cuda")}
-        if self.path == "xla":
-            function = xla
-        elif self.path in kernels:
-            function = kernels[self.path]
-        elif self.path not in ("", "kernel"):
+        if self.path not in (*PATHS, *KERNELS):
             raise ValueError(f"attention {self.path!r} is none of {PATHS}")
-        else:
-            refused = {p: why for p in kernels
-                       if (why := kernel.refusal(p, size, q.shape[3], d, q.dtype))}
-            able = {p: f for p, f in kernels.items() if p not in refused}
-            function = lambda *x: jax.lax.platform_dependent(*x, **able, default=xla)
-            if self.path == "kernel" and (platform := sharding.platform()) not in able:
-                raise ValueError(
-                    f"the attention kernel was asked for, but "
-                    f"{refused.get(platform, f'there is none for {platform}')}; 'xla' runs "
-                    f"everywhere")
+        platform = self.path if self.path in KERNELS else sharding.platform()
+        own = lambda *x: getattr(kernel, name)(*x, *rules, platform=platform,
+                                               interpret=self.interpret)
+        refused = (kernel.refusal(platform, size, q.shape[3], d, q.dtype) if platform in KERNELS
+                   else f"there is none for {platform}")
+        if self.path == "kernel" and refused:
+            raise ValueError(f"the attention kernel was asked for, but {refused}; 'xla' runs "
+                             f"everywhere")
+        if self.path == platform:
+            function = own
+        elif self.path == "xla" or refused:
+            function = xla
+        else:  # what is traced here may yet be compiled for the host
+            function = lambda *x: jax.lax.platform_dependent(*x, **{platform: own}, default=xla)
         return sharding.by_rows_and_heads(lambda heads, rows: function(*heads, *rows),
                                           arrays[:-2], (where, blocks))
 
