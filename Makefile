@@ -10,17 +10,23 @@ RUN := $(VENV)/bin/python
 JOBS ?= 3
 DEMO ?= runs/demo
 
+# What starts a hundred commands must not compile the same modules a hundred times.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test smoke lint lock clean
 
 $(VENV)/.installed: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "error: $(PYTHON) does not run or is older than 3.11; give another: make PYTHON=python3.12"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install -q --disable-pip-version-check -r requirements.txt
-	@# librosa compiles some of itself at first use and keeps that on disk; once, before processes
-	@# do it side by side and spoil one another's files.
-	$(RUN) -c "import librosa, numpy; \
-	  librosa.effects.pitch_shift(numpy.ones(16000, 'float32'), sr=16000, n_steps=1)"
+	$(RUN) -m pip install -q --disable-pip-version-check --no-compile -r requirements.txt
+	@# Byte code on all cores, unlike pip; what is of another Python may fail. Beside it librosa
+	@# compiles some of itself at first use and keeps that on disk; once, before processes do it
+	@# side by side and spoil one another's files.
+	$(RUN) -m compileall -qq -j 0 $(VENV)/lib & \
+	  $(RUN) -c "import librosa, numpy; \
+	    librosa.effects.pitch_shift(numpy.ones(16000, 'float32'), sr=16000, n_steps=1)" && \
+	  wait
 	touch $@
 
 demo: $(VENV)/.installed

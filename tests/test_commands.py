@@ -176,6 +176,7 @@ def test_evaluate_export_generate(folder, exported):
     assert len(predicted) == 2 and all("state" in t for turns in predicted.values() for t in turns)
     apart = folder / "apart"
     command("export", f"--workdir={folder}/run", f"--out={apart}", "--nomerge", folder=folder)
+    assert "simulated-test-speech" in (apart / "README.md").read_text()
     assert not any("lora" in name for name in load_file(exported / "model.safetensors"))
     assert any("lora" in name for name in load_file(apart / "model.safetensors"))
     turns = ("--turns=launch/smoke_turns.json", "--json")

@@ -99,8 +99,7 @@ def command(folder, name, *arguments, **kwargs):
 
 @pytest.fixture(scope="module")
 def exported(folder):
-    """The evaluated run's model, its LoRA merged and apart: two folders."""
-    command(folder, "evaluate", f"--workdir={folder}/run", "--nooracle")
+    """The run's model, its LoRA merged and apart: two folders."""
     made = {"merged": "--merge", "apart": "--nomerge"}
     for name, merge in made.items():
         command(folder, "export", f"--workdir={folder}/run", f"--out={folder / name}", merge)
@@ -108,24 +107,18 @@ def exported(folder):
 
 
 def test_trained_exported_and_loaded_back(folder, exported):
-    turns = ("--turns=launch/smoke_turns.json", "--json")
-    said = []
     for out in exported:
-        said.append(test_commands.command("generate", f"--model={out}", *turns, folder=folder,
-                                          config=False).stdout)
         assert json.loads((out / "decoder/config.json").read_text())["model_type"] == "gemma3_text"
         assert json.loads((out / "encoder/config.json").read_text())["model_type"] == "wavlm"
         names = set(load_file(folder / "llm/model.safetensors"))
         assert set(load_file(out / "decoder/model.safetensors")) == names
         rest = {name.split("/")[0] for name in load_file(out / "model.safetensors")}
         assert rest == {"connector", "text_encoder"}
-    assert len(said[0].splitlines()) == 3
     assert (folder / "apart/adapter/adapter_model.safetensors").exists()
     assert not (folder / "merged/adapter").exists()
     card = (folder / "merged/README.md").read_text()
     for expected in ("started from `wavlm`", "started from `llm`", "LoRA of rank 4",
-                     "simulated/train: 8 dialogues", "simulated_text/train (text)",
-                     "simulated-test-speech"):
+                     "simulated/train: 8 dialogues", "simulated_text/train (text)"):
         assert expected in card, card
 
 
@@ -155,6 +148,17 @@ def test_apart_and_merged_decode_alike(folder, exported):
     turns = DialogueTracker(merged)(folder / "call.wav")
     assert [t.speaker for t in turns] == ["user", "agent", "user"]
     assert [t.state is None for t in turns] == [False, True, False]
+
+
+@pytest.mark.slow
+def test_the_commands_take_it_as_any_other(folder, exported):
+    command(folder, "evaluate", f"--workdir={folder}/run", "--nooracle")
+    assert (folder / "run/evaluation/simulated-test-speech/scores.json").exists()
+    for out in exported:
+        said = test_commands.command(
+            "generate", f"--model={out}", "--turns=launch/smoke_turns.json", "--json",
+            folder=folder, config=False).stdout
+        assert len(said.splitlines()) == 3
 
 
 @pytest.mark.slow
