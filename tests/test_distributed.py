@@ -13,7 +13,8 @@ import test_commands
 from absl import flags
 from absl.testing import flagsaver
 
-from speechdst import distributed
+from configs import joint_dst
+from speechdst import distributed, prepare
 from speechdst.data.dialogue import BadInput
 
 ROOT = Path(__file__).parents[1]
@@ -95,7 +96,9 @@ def losses(workdir) -> list[float]:
 def folder(tmp_path_factory):
     """Prepared data, and runs that nothing broke (see `whole`)."""
     folder = tmp_path_factory.mktemp("distributed")
-    test_commands.command("prepare", *test_commands.SMALL, "--processes=1", folder=folder)
+    config = joint_dst.get_config("tiny")
+    config.data_dir = f"{folder}/data"
+    prepare.run(config, processes=0)
     return folder
 
 

@@ -77,7 +77,8 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [
+    pytest.param(name, marks=pytest.mark.slow if "whisper" in name else []) for name in CASES])
 def test_as_xla_counts(name):
     encoder, path, size, trainable, connector = CASES[name]
     config = model(encoder, **connector)

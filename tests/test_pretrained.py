@@ -14,7 +14,7 @@ from flax import nnx
 from safetensors.numpy import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from speechdst import sharding
+from speechdst import prepare, sharding
 from speechdst.api import DialogueTracker
 from speechdst.config import model_config
 from speechdst.data.dialogue import SAMPLE_RATE, BadInput
@@ -87,7 +87,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pretrained")
     (folder / "recipe.py").write_text(CONFIG)
     checkpoints(folder)
-    command(folder, "prepare", "--processes=2")
+    prepare.run(runpy.run_path(folder / "recipe.py")["get_config"](str(folder)), processes=0)
     command(folder, "train", f"--workdir={folder}/run")
     return folder
 

@@ -15,7 +15,7 @@ CASES = [
     ("text_history", "speech"),
     ("single", "speech"),
     ("asr", "speech"),
-    ("spoken_history", "words"),
+    pytest.param("spoken_history", "words", marks=pytest.mark.slow),
     ("text_history", "words"),
     ("single", "words"),
 ]

@@ -6,6 +6,7 @@ import math
 
 import jax
 import numpy as np
+import pytest
 import tiny
 import tiny_streams
 from ml_collections import ConfigDict
@@ -113,6 +114,7 @@ def test_the_text_alone_is_aligned_and_the_depth_part_stays_where_it_is():
     assert float(metrics["loss"]) < 0.5 and float(metrics["accuracy"]) == 1
 
 
+@pytest.mark.slow
 def test_the_audio_can_be_aligned_as_well():
     begin, step, batch = aligned(streams="text,audio")
     after, metrics = step(begin, {"pairs": batch})
