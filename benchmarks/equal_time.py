@@ -1,31 +1,35 @@
 """Joint goal accuracy at equal training time: packed trees against shuffled, packed single turns.
 
-Both arms train the text stage of the joint-DST recipe on the same simulated dialogues: same
-(context, answer) pairs, same initial parameters, optimizer, row shape and compiled step. They
-differ in what a row holds: trees that share a history among their answers, or one-branch trees
-that carry each its own, shuffled over the whole corpus. As in the recipe's text stage a second
-batch, the same for both arms, has utterances repeated.
+Both arms train a stage of the joint-DST recipe on the same simulated dialogues: same (context,
+answer) pairs, same initial parameters and optimizer. They differ in what a row holds: trees that
+share a history among their answers, or one-branch trees that carry each its own, shuffled over the
+whole corpus. `Written` is the text stage, with the recipe's second batch, the same for both arms,
+of utterances to repeat; with speech in the context see `equal_time_spoken`.
 """
 
 import dataclasses
 import functools
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
+from rich.console import Console
+from rich.table import Table
 
 from benchmarks import step_time
 from benchmarks.shapes import alone, decoder, up
 from speechdst.config import model_config
 from speechdst.data import plan
 from speechdst.data.batch import Batch, stack
-from speechdst.data.contexts import Context, TreeBuilder
+from speechdst.data.contexts import Context, Hearing, TreeBuilder
 from speechdst.data.corpora import simulated
 from speechdst.data.dialogue import BadInput, Dialogue
+from speechdst.data.loader import count
 from speechdst.data.tokenizer import Tokenizer, target_symbols, train
 from speechdst.data.tree import DialogueTree, RowShape, length, pack
 from speechdst.decoding.parse import target
@@ -40,7 +44,6 @@ from speechdst.training.checkpoint import load_run
 CONTEXT = Context("text_history", "tokens")
 REPEAT = Context("asr", "tokens")
 REPEATED = 512  # positions of the batch of utterances to repeat
-TERMS = {"text": "text", "repeat": "text"}
 # The demo's dialogues, but longer: a history is what trees share.
 SIMULATED = dict(domains=("restaurant", "hotel"), domain_counts=(1.0,), same=0.0, repair=0.0,
                  proposal=0.15, confirm=0.1)  # fmt: skip
@@ -49,25 +52,57 @@ SLICE = 5.0  # seconds that an arm trains before it is the other's turn
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """What both arms share; `rows` x `positions` is a batch."""
+    """What both arms share; a sort of training says how it makes batches of the dialogues."""
 
     config: DialogueLMConfig
     tokenizer: Tokenizer
     params: state.Params
     train: Sequence[Dialogue]
     test: Sequence[Dialogue]
-    rows: int = 2
-    positions: int = 512
     lr: float = 2e-3
     max_new: int = 160
     compiler_options: dict = dataclasses.field(default_factory=dict)
 
-    def trees(self, dialogues: Sequence[Dialogue], context=CONTEXT) -> list[DialogueTree]:
-        builder = TreeBuilder(context, self.tokenizer, self.config.soft_length)
+    context: ClassVar[Context]
+    terms: ClassVar[dict[str, str]]  # of the train step: batch name -> loss name, the tracker first
+    trainable: ClassVar[tuple[str, ...]]
+
+    def batches(self) -> dict[str, Iterator[dict[str, Batch]]]:
+        """Endless batches for both arms."""
+        raise NotImplementedError
+
+    def held_out(self) -> Iterator[Batch]:
+        """The held-out dialogues once, as trees."""
+        raise NotImplementedError
+
+    def trees(self, dialogues: Sequence[Dialogue], context: Context) -> list[DialogueTree]:
+        builder = TreeBuilder(context, self.tokenizer, self.config.soft_length,
+                              Hearing.of(self.config.encoder))
         return [t for d in dialogues for t in builder.trees(d)]
 
-    def batches(self, trees: Sequence[DialogueTree]) -> Iterator[dict[str, Batch]]:
-        """Endless batches of these trees, each with one of utterances to repeat."""
+
+@dataclasses.dataclass(frozen=True)
+class Written(Setup):
+    """Dialogues as text; `rows` x `positions` is a batch, of one compiled step for both arms."""
+
+    rows: int = 2
+    positions: int = 512
+
+    context = CONTEXT
+    terms: ClassVar = {"text": "text", "repeat": "text"}
+    trainable = (r"^decoder/(?!.*lora)",)
+
+    def batches(self):
+        trees = self.trees(self.train, CONTEXT)
+        return {"trees": self._batches(trees),
+                "single_turns": self._batches([s for t in trees for s in alone(t)])}
+
+    def held_out(self):
+        trees = self.trees(self.test, CONTEXT)
+        shape = RowShape(up(max(map(length, trees)), 128), ())
+        return (stack([pack([t], shape)]) for t in trees)
+
+    def _batches(self, trees: Sequence[DialogueTree]) -> Iterator[dict[str, Batch]]:
         repeated = self.trees(self.train, REPEAT)
         texts = self._packed(trees, self.rows, self.positions)
         for text, repeat in zip(texts, self._packed(repeated, 1, REPEATED), strict=True):
@@ -102,16 +137,16 @@ def tokenizer_for(dialogues: Sequence[Dialogue]) -> Tokenizer:
     return Tokenizer(train(texts, target_symbols(simulated.schema()), 640))
 
 
-def _roomy(setup: Setup) -> Setup:
+def _roomy(setup: Written) -> Written:
     """With rows that hold the longest tree, so that nothing is left out, some 1024 positions a
     batch."""
-    positions = up(max(map(length, setup.trees(setup.train))), 128)
+    positions = up(max(map(length, setup.trees(setup.train, CONTEXT))), 128)
     return dataclasses.replace(setup, positions=positions, rows=max(1, 1024 // positions))
 
 
 def fresh(
     width: int, layers: int, dialogues: int, held_out: int, turns: tuple[int, int] = (4, 8)
-) -> Setup:
+) -> Written:
     """A small model drawn at random, a tokenizer and dialogues; nothing is read from disk."""
     train_set, test_set = simulate(dialogues, held_out, turns)
     tokenizer = tokenizer_for(train_set)
@@ -127,75 +162,77 @@ def fresh(
         tokenizer.size,
     )
     params = jax.jit(functools.partial(state.create, config, 0))()
-    return _roomy(Setup(config, tokenizer, params, train_set, test_set))
+    return _roomy(Written(config, tokenizer, params, train_set, test_set))
 
 
-def trained(run: Path, dialogues: int, held_out: int, turns: tuple[int, int] = (4, 8)) -> Setup:
+def trained(run: Path, dialogues: int, held_out: int, turns: tuple[int, int] = (4, 8)) -> Written:
     """The model and tokenizer of a trained run, over freshly simulated dialogues, with a quarter of
     the learning rate."""
+    tokenizer, config, params = load_run(config_of(run), run)
+    return _roomy(
+        Written(config, tokenizer, params, *simulate(dialogues, held_out, turns), lr=Setup.lr / 4)
+    )
+
+
+def config_of(run: Path) -> ConfigDict:
     try:
-        c = json.loads((run / "config.json").read_text())
+        return ConfigDict(json.loads((run / "config.json").read_text()))
     except FileNotFoundError:
         raise BadInput("no config.json there", file=run, mend="give a run's --workdir") from None
-    tokenizer, config, params = load_run(ConfigDict(c), run)
-    return _roomy(
-        Setup(config, tokenizer, params, *simulate(dialogues, held_out, turns), lr=Setup.lr / 4)
-    )
 
 
 @dataclasses.dataclass
 class Arm:
-    """A training state and what it has used: step time in seconds, steps, answers, losses."""
+    """A training and what it has used: step time in seconds, steps, answers, losses."""
 
     state: state.TrainState
+    step: Callable
     batches: Iterator[dict[str, Batch]]
     seconds: float = 0.0
     answers: int = 0
     losses: list[float] = dataclasses.field(default_factory=list)
 
-    def train(self, step, seconds: float) -> None:
+    def train(self, seconds: float) -> None:
         end = self.seconds + seconds
         while self.seconds < end:
             host = next(self.batches)
             batch = jax.device_put(host)
             began = time.perf_counter()
-            self.state, values = jax.block_until_ready(step(self.state, batch))
+            self.state, values = jax.block_until_ready(self.step(self.state, batch))
             self.seconds += time.perf_counter() - began
             self.losses.append(float(values["loss"]))
-            self.answers += sum(int(row.max()) + 1 for row in host["text"].branch)
+            self.answers += count(next(iter(host.values())))["answers"]
+
+    def compile(self) -> None:
+        """The result of the step is dropped."""
+        jax.block_until_ready(self.step(self.state, jax.device_put(next(self.batches))))
 
 
-def _compiled(setup: Setup, steps: int):
-    """(tx, the jitted train step) with a cosine schedule over `steps`."""
-    stage = step_time.stage(dict(text=1.0), steps=steps, lr=setup.lr)
-    step = make_step(
-        state.abstract(setup.config)[0],
-        stage,
-        TERMS,
-        compiler_options=setup.compiler_options,
-    )
-    return optimizer.make(stage.optimizer, steps), step
-
-
-def _arms(setup: Setup, tx) -> dict[str, Arm]:
-    trees = setup.trees(setup.train)
-    make = lambda of: Arm(
-        state.start(setup.params, (r"^decoder/(?!.*lora)",), tx, 0), setup.batches(of)
-    )
-    return {"trees": make(trees), "single_turns": make([s for t in trees for s in alone(t)])}
+def _arms(setup: Setup, steps: dict[str, int]) -> dict[str, Arm]:
+    """Each with a cosine schedule over so many steps."""
+    made, steppers = {}, {}
+    for name, batches in setup.batches().items():
+        n = steps[name]
+        if n not in steppers:
+            stage = step_time.stage(dict.fromkeys(set(setup.terms.values()), 1.0), steps=n,
+                                    lr=setup.lr)
+            steppers[n] = make_step(state.abstract(setup.config)[0], stage, setup.terms,
+                                    compiler_options=setup.compiler_options)
+        tx = optimizer.make(step_time.stage({}, steps=n, lr=setup.lr).optimizer, n)
+        made[name] = Arm(state.start(setup.params, setup.trainable, tx, 0), steppers[n], batches)
+    return made
 
 
 def _held_out_loss(setup: Setup, params: state.Params) -> float:
     """Nats a token over the held-out trees."""
     graph, _ = state.abstract(setup.config)
+    name, term = next(iter(setup.terms.items()))
     add = jax.jit(
         lambda params, batch: losses(
-            state.model_of(graph, params), {"text": batch}, {"text": "text"}, jax.random.key(0)
-        )["text"]
+            state.model_of(graph, params), {name: batch}, {name: term}, jax.random.key(0)
+        )[term]
     )
-    trees = setup.trees(setup.test)
-    shape = RowShape(up(max(map(length, trees)), 128), ())
-    sums = [add(params, jax.device_put(stack([pack([t], shape)]))) for t in trees]
+    sums = [add(params, jax.device_put(batch)) for batch in setup.held_out()]
     return float(sum(s for s, _ in sums) / sum(w for _, w in sums))
 
 
@@ -206,29 +243,26 @@ def compare(setup: Setup, seconds: float, say=print) -> dict:
       dialogues), "turns", "loss" (mean of the last steps), "held_out_loss" (nats a token), "steps",
       "answers", "seconds"}, "seconds"}.
     """
-    # How many steps fit decides the schedule. Both arms take the same compiled program, and step
-    # in turns, so that what else the machine does hits both.
-    tx, step = _compiled(setup, 1000)
-    probe = _arms(setup, tx)
+    # How many steps fit decides the schedule. Both arms step in turns, so that what else the
+    # machine does hits both.
+    probe = _arms(setup, dict.fromkeys(("trees", "single_turns"), 1000))
     for arm in probe.values():
-        arm.train(step, 0.0)
-        arm.train(step, 1e-9)  # compiles
-        arm.seconds, arm.losses = 0.0, []
+        arm.compile()
     for _ in range(3):
         for arm in probe.values():
-            arm.train(step, min(1.0, seconds / 10))
-    pace = sum(a.seconds for a in probe.values()) / sum(len(a.losses) for a in probe.values())
-    steps = max(2, round(seconds / pace))
-    say(f"{1000 * pace:.0f} ms a step, a schedule of {steps} steps in {seconds:g} s")
+            arm.train(min(1.0, seconds / 10))
+    pace = {name: a.seconds / len(a.losses) for name, a in probe.items()}
+    steps = {name: max(2, round(seconds / s)) for name, s in pace.items()}
+    for name in pace:
+        say(f"{name}: {1000 * pace[name]:.0f} ms a step, {steps[name]} steps in {seconds:g} s")
 
-    tx, step = _compiled(setup, steps)
-    arms = _arms(setup, tx)
-    # Compiles; the result is dropped.
-    jax.block_until_ready(step(arms["trees"].state, jax.device_put(next(probe["trees"].batches))))
+    arms = _arms(setup, steps)
+    for arm in arms.values():
+        arm.compile()
     while any(arm.seconds < seconds for arm in arms.values()):
         for arm in arms.values():
             if arm.seconds < seconds:
-                arm.train(step, min(SLICE, seconds - arm.seconds))
+                arm.train(min(SLICE, seconds - arm.seconds))
         say(
             "  ".join(
                 f"{name} {arm.seconds:.0f} s, step {len(arm.losses)}, loss "
@@ -245,7 +279,7 @@ def compare(setup: Setup, seconds: float, say=print) -> dict:
             params,
             setup.config,
             setup.tokenizer,
-            CONTEXT,
+            setup.context,
             max_new=setup.max_new,
             rows=8,
             gold_history=True,
@@ -263,3 +297,23 @@ def compare(setup: Setup, seconds: float, say=print) -> dict:
             "seconds": arm.seconds,
         }
     return result | {"seconds": seconds}
+
+
+def show(console: Console, result: dict) -> None:
+    """The table of a `compare`."""
+    table = Table(
+        title=f"after {result['seconds']:g} s of training steps", title_justify="left"
+    )
+    for column in ("rows of", "steps", "answers", "loss", "held-out loss", "JGA, % [95 %]"):
+        table.add_column(column, justify="right" if column != "rows of" else "left")
+    for name in ("trees", "single_turns"):
+        r = result[name]
+        table.add_row(
+            name,
+            str(r["steps"]),
+            str(r["answers"]),
+            f"{r['loss']:.3f}",
+            f"{r['held_out_loss']:.3f}",
+            f"{r['jga']:.1f} [{r['low']:.1f}, {r['high']:.1f}]",
+        )
+    console.print(table)

@@ -149,24 +149,8 @@ def show(console: Console, result: dict) -> None:
                 "" if shown else f"{r['flops_ratio' + suffix]:.2f}",
             )
     console.print(table)
-    if "jga" not in result:
-        return
-    table = Table(
-        title=f"after {result['jga']['seconds']:g} s of training steps", title_justify="left"
-    )
-    for column in ("rows of", "steps", "answers", "loss", "held-out loss", "JGA, % [95 %]"):
-        table.add_column(column, justify="right" if column != "rows of" else "left")
-    for name in ("trees", "single_turns"):
-        r = result["jga"][name]
-        table.add_row(
-            name,
-            str(r["steps"]),
-            str(r["answers"]),
-            f"{r['loss']:.3f}",
-            f"{r['held_out_loss']:.3f}",
-            f"{r['jga']:.1f} [{r['low']:.1f}, {r['high']:.1f}]",
-        )
-    console.print(table)
+    if "jga" in result:
+        equal_time.show(console, result["jga"])
 
 
 def benchmark(

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from rich.console import Console
 
 
 @pytest.fixture
@@ -74,30 +75,59 @@ def test_flops_of_trees_and_turns_by_hand(tree_vs_turns):
     assert more == 3 * c.layers * (weights + 4 * 32)
 
 
+def spoken_setup():
+    import tiny
+
+    from benchmarks import equal_time_spoken
+
+    rng = np.random.default_rng(0)
+    model = tiny.config()
+    return equal_time_spoken.Spoken(
+        model, tiny.tokenizer(), tiny.parameters(model),
+        *([tiny.dialogue(rng, users=4, name=f"{part}{i}") for i in range(n)]
+          for part, n in (("train", 5), ("test", 2))))
+
+
+def one_branch_each(batch) -> bool:
+    return all(len(np.unique(batch.branch[0][batch.tree[0] == t])) == 2  # trunk and one branch
+               for t in np.unique(batch.tree[0]) if t >= 0)
+
+
 @pytest.mark.slow
-def test_accuracy_after_equal_time(tree_vs_turns):
+@pytest.mark.parametrize("spoken", [False, True])
+def test_accuracy_after_equal_time(tree_vs_turns, spoken):
     from benchmarks import equal_time, step_time
 
-    setup = dataclasses.replace(
-        equal_time.fresh(16, 1, 8, 1),
-        max_new=4,
-        compiler_options=step_time.quick_options(),
-    )
+    setup = spoken_setup() if spoken else equal_time.fresh(16, 1, 8, 1)
+    setup = dataclasses.replace(setup, max_new=4, compiler_options=step_time.quick_options())
     result = json.loads(json.dumps(equal_time.compare(setup, 0.2, say=lambda line: None)))
     for arm in ("trees", "single_turns"):
         r = result[arm]
         assert r["steps"] >= 1 and r["answers"] >= r["steps"]
         assert 0.2 <= r["seconds"] < 60  # at least one step, however busy the machine
         assert 0 <= r["jga"] <= 100 and np.isfinite(r["held_out_loss"])
-    single = equal_time._arms(setup, equal_time._compiled(setup, 10)[0])["single_turns"]
-    trees = setup.trees(setup.train)
-    row = next(single.batches)["text"]
-    assert all(
-        len(np.unique(row.branch[0][row.tree[0] == t])) == 2  # trunk and one branch
-        for t in np.unique(row.tree[0])
-        if t >= 0
-    )
-    assert sum(len(t.branches) for t in trees) > len(trees)
+    equal_time.show(Console(), result)
+    if not spoken:
+        assert one_branch_each(next(setup.batches()["single_turns"])["text"])
+        trees = setup.trees(setup.train, setup.context)
+        assert sum(len(t.branches) for t in trees) > len(trees)
+
+
+def test_spoken_turns_alone_hear_what_their_tree_does(tree_vs_turns):
+    setup = spoken_setup()
+    streams = setup.batches()
+    seen = {name: next(stream)["speech"] for name, stream in streams.items()}
+    assert one_branch_each(seen["single_turns"]) and not one_branch_each(seen["trees"])
+    from benchmarks.equal_time_spoken import CONTEXT, OneByOne
+    from speechdst.data.contexts import TreeBuilder
+
+    rest = setup.tokenizer, setup.config.soft_length
+    for dialogue in setup.train:
+        (tree,) = TreeBuilder(CONTEXT, *rest).trees(dialogue)
+        apart = OneByOne(CONTEXT, *rest).trees(dialogue)
+        assert [len(t.utterances) for t in apart] == list(range(1, len(tree.branches) + 1))
+        assert [t.branches[0].segments[-1].ids for t in apart] == [
+            b.segments[-1].ids for b in tree.branches]
 
 
 @pytest.mark.slow
