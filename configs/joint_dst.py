@@ -139,13 +139,13 @@ def soon(c):
 def demo(c):
     """Learns to track spoken dialogues from nothing in about a quarter of an hour on two cores:
     dialogues of two or three user turns, five values of every type; many small steps."""
-    simulated(c, train=1500, test=60, text=5000, values=5, turns=(2, 3))
+    simulated(c, train=1500, test=60, text=4000, values=5, turns=(2, 3))
     c.model = model(128, 4, encoder_width=128, encoder_layers=4)
     # Words of a small vocabulary are told apart at 12.5 vectors/s; the Transformer has half to do.
     c.model.encoder.update(strides=(2, 2, 2, 1), taps=(5, 5, 5, 7))
     c.model.connector.strides = (1, 1)
     c.stages = stages("text_history", speech=("simulated",), text=("simulated_text",),
-                      steps=(800, 1600, 300, 1250), rows=1, positions=512, lr=2e-3)
+                      steps=(700, 1350, 450, 1400), rows=1, positions=512, lr=2e-3)
     for stage in (c.stages.text, c.stages.align):
         stage.batches.repeat.positions = 256
     for name in ("align", "joint"):  # words are padded cheaply
