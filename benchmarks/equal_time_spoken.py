@@ -2,13 +2,13 @@
 
     python -m benchmarks.equal_time_spoken --run=runs/demo
 
-Goes on from what a run of the demo has learnt up to its stage `asr`: all that the users of a
+Goes on from a run of the demo, which tracks with past turns as text: now all that the users of a
 dialogue have said stands in the context as speech (`spoken_history`), which a tree holds, and
 encodes, once for all its answers. Single turns hold it once for every answer. Both arms train what
-the demo's last stage trains, with speech that is encoded in every step and masked as there, and
-rows of one size; what they plan in them is their own. Dialogues are simulated and spoken as the
-demo's, the held-out ones by other voices, but have more turns; they are prepared in --out and found
-there again.
+the demo's last stage trains, at its learning rate, with speech that is encoded in every step and
+masked as there, and rows of one size; what they plan in them is their own. Dialogues are simulated
+and spoken as the demo's, the held-out ones by other voices, but have more turns; they are prepared
+in --out and found there again.
 
 The last line is one JSON object with all figures.
 """
@@ -82,10 +82,9 @@ class Spoken(equal_time.Setup):
 
 def spoken(folder: Path, out: Path, dialogues: int, held_out: int, turns: tuple[int, int],
            processes: int) -> Spoken:
-    """The model of a run up to its stage `asr`, over dialogues as it was prepared with, but of so
-    many turns."""
+    """The model of a run, over dialogues as it was prepared with, but of so many turns."""
     c = equal_time.config_of(folder)
-    tokenizer, config, params = load_run(c, folder, "asr")
+    tokenizer, config, params = load_run(c, folder)
     spec = c.prepare.simulated.to_dict()
     spec["splits"] = {name: spec["splits"][name] | dict(dialogues=count, turns=turns)
                       for name, count in (("train", dialogues), ("test", held_out))}
