@@ -98,7 +98,7 @@ def one_branch_each(batch) -> bool:
 def test_accuracy_after_equal_time(tree_vs_turns, spoken):
     from benchmarks import equal_time, step_time
 
-    setup = spoken_setup() if spoken else equal_time.fresh(16, 1, 8, 1)
+    setup = spoken_setup() if spoken else equal_time.fresh(16, 1, 8, 2)
     setup = dataclasses.replace(setup, max_new=4, compiler_options=step_time.quick_options())
     result = json.loads(json.dumps(equal_time.compare(setup, 0.2, say=lambda line: None)))
     for arm in ("trees", "single_turns"):
