@@ -7,6 +7,7 @@ whole corpus. `Written` is the text stage, with the recipe's second batch, the s
 of utterances to repeat; with speech in the context see `equal_time_spoken`.
 """
 
+import abc
 import dataclasses
 import functools
 import json
@@ -26,7 +27,7 @@ from benchmarks.shapes import alone, decoder, up
 from speechdst.config import model_config
 from speechdst.data import plan
 from speechdst.data.batch import Batch, stack
-from speechdst.data.contexts import Context, Hearing, TreeBuilder
+from speechdst.data.contexts import Context, TreeBuilder
 from speechdst.data.corpora import simulated
 from speechdst.data.dialogue import BadInput, Dialogue
 from speechdst.data.loader import count
@@ -51,7 +52,7 @@ SLICE = 5.0  # seconds that an arm trains before it is the other's turn
 
 
 @dataclasses.dataclass(frozen=True)
-class Setup:
+class Setup(abc.ABC):
     """What both arms share; a sort of training says how it makes batches of the dialogues."""
 
     config: DialogueLMConfig
@@ -67,18 +68,13 @@ class Setup:
     terms: ClassVar[dict[str, str]]  # of the train step: batch name -> loss name, the tracker first
     trainable: ClassVar[tuple[str, ...]]
 
+    @abc.abstractmethod
     def batches(self) -> dict[str, Iterator[dict[str, Batch]]]:
         """Endless batches for both arms."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def held_out(self) -> Iterator[Batch]:
         """The held-out dialogues once, as trees."""
-        raise NotImplementedError
-
-    def trees(self, dialogues: Sequence[Dialogue], context: Context) -> list[DialogueTree]:
-        builder = TreeBuilder(context, self.tokenizer, self.config.soft_length,
-                              Hearing.of(self.config.encoder))
-        return [t for d in dialogues for t in builder.trees(d)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,13 +88,17 @@ class Written(Setup):
     terms: ClassVar = {"text": "text", "repeat": "text"}
     trainable = (r"^decoder/(?!.*lora)",)
 
+    def trees(self, dialogues: Sequence[Dialogue], context=CONTEXT) -> list[DialogueTree]:
+        builder = TreeBuilder(context, self.tokenizer, self.config.soft_length)
+        return [t for d in dialogues for t in builder.trees(d)]
+
     def batches(self):
-        trees = self.trees(self.train, CONTEXT)
+        trees = self.trees(self.train)
         return {"trees": self._batches(trees),
                 "single_turns": self._batches([s for t in trees for s in alone(t)])}
 
     def held_out(self):
-        trees = self.trees(self.test, CONTEXT)
+        trees = self.trees(self.test)
         shape = RowShape(up(max(map(length, trees)), 128), ())
         return (stack([pack([t], shape)]) for t in trees)
 
@@ -140,7 +140,7 @@ def tokenizer_for(dialogues: Sequence[Dialogue]) -> Tokenizer:
 def _roomy(setup: Written) -> Written:
     """With rows that hold the longest tree, so that nothing is left out, some 1024 positions a
     batch."""
-    positions = up(max(map(length, setup.trees(setup.train, CONTEXT))), 128)
+    positions = up(max(map(length, setup.trees(setup.train))), 128)
     return dataclasses.replace(setup, positions=positions, rows=max(1, 1024 // positions))
 
 
@@ -208,18 +208,22 @@ class Arm:
         jax.block_until_ready(self.step(self.state, jax.device_put(next(self.batches))))
 
 
+def _compiled(setup: Setup, steps: int):
+    """(tx, the jitted train step) with a cosine schedule over `steps`."""
+    weights = dict.fromkeys(setup.terms.values(), 1.0)
+    stage = step_time.stage(weights, steps=steps, lr=setup.lr)
+    step = make_step(state.abstract(setup.config)[0], stage, setup.terms,
+                     compiler_options=setup.compiler_options)
+    return optimizer.make(stage.optimizer, steps), step
+
+
 def _arms(setup: Setup, steps: dict[str, int]) -> dict[str, Arm]:
-    """Each with a cosine schedule over so many steps."""
-    made, steppers = {}, {}
+    """Each with a schedule over so many steps; arms with the same share a compiled step."""
+    compiled = {n: _compiled(setup, n) for n in set(steps.values())}
+    made = {}
     for name, batches in setup.batches().items():
-        n = steps[name]
-        if n not in steppers:
-            stage = step_time.stage(dict.fromkeys(set(setup.terms.values()), 1.0), steps=n,
-                                    lr=setup.lr)
-            steppers[n] = make_step(state.abstract(setup.config)[0], stage, setup.terms,
-                                    compiler_options=setup.compiler_options)
-        tx = optimizer.make(step_time.stage({}, steps=n, lr=setup.lr).optimizer, n)
-        made[name] = Arm(state.start(setup.params, setup.trainable, tx, 0), steppers[n], batches)
+        tx, step = compiled[steps[name]]
+        made[name] = Arm(state.start(setup.params, setup.trainable, tx, 0), step, batches)
     return made
 
 

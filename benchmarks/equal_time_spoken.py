@@ -26,11 +26,10 @@ from benchmarks import equal_time
 from benchmarks.shapes import alone, up
 from speechdst import memory
 from speechdst.command import progress, run
-from speechdst.data import loader, preparation
+from speechdst.data import loader, plan, preparation
 from speechdst.data.batch import Batch
 from speechdst.data.contexts import Context, Hearing, TreeBuilder
 from speechdst.data.options import Options
-from speechdst.data.tree import length
 from speechdst.training.checkpoint import load_run
 
 CONTEXT = Context("spoken_history", "speech")
@@ -46,9 +45,10 @@ class OneByOne(TreeBuilder):
         return self._apart(dialogue)[key]
 
     def _apart(self, dialogue):
-        trees = TreeBuilder(self.context, self.tokenizer, self.soft_length, self.hearing,
-                            self.features).trees(dialogue)
-        return [one for tree in trees for one in alone(tree)]
+        made = []
+        for key in super().keys(dialogue):
+            made += alone(super().tree(dialogue, key))
+        return made
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,11 +71,11 @@ class Spoken(equal_time.Setup):
         return ({"speech": b} for b in self._loader(builder, self.train, self.spec_augment))
 
     def _loader(self, builder: type[TreeBuilder], dialogues, spec_augment) -> loader.Loader:
-        build = builder(CONTEXT, self.tokenizer, self.config.soft_length,
-                        Hearing.of(self.config.encoder))
-        whole = TreeBuilder(CONTEXT, self.tokenizer, self.config.soft_length, build.hearing, False)
-        longest = max(length(t) for i in range(len(dialogues)) for t in whole.trees(dialogues[i]))
-        return loader.make([loader.Source(dialogues)], build, positions=up(longest, 128), rows=1,
+        build = lambda cls: cls(CONTEXT, self.tokenizer, self.config.soft_length,
+                                Hearing.of(self.config.encoder))
+        trees = plan.measure(dialogues, build(TreeBuilder).sizes_only())
+        return loader.make([loader.Source(dialogues)], build(builder),
+                           positions=up(max(t.positions for t in trees), 128), rows=1,
                            seed=0, buckets=2, channels=self.config.encoder.channels,
                            spec_augment=spec_augment)
 

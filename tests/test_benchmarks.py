@@ -109,7 +109,7 @@ def test_accuracy_after_equal_time(tree_vs_turns, spoken):
     equal_time.show(Console(), result)
     if not spoken:
         assert one_branch_each(next(setup.batches()["single_turns"])["text"])
-        trees = setup.trees(setup.train, setup.context)
+        trees = setup.trees(setup.train)
         assert sum(len(t.branches) for t in trees) > len(trees)
 
 
