@@ -20,7 +20,6 @@ data (--config.stages.tasks.batches.tasks.share=0.1; 77.67 F1 is the highest of 
 from ml_collections import ConfigDict
 
 from configs.joint_dst import batch, model, optimizer, prepared, soon, transformer
-from configs.published import model as published_model
 
 TASKS = ("listening", "reasoning", "response")
 
@@ -145,6 +144,7 @@ def published(c):
     100 s to a step; two renderings of every training conversation."""
     from dataclasses import asdict
 
+    from configs.published import model as published_model
     from speechdst.models.audio_encoder.whisper import SIZES
 
     folder = "checkpoints/Qwen2.5-7B-Instruct"
