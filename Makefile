@@ -19,11 +19,13 @@ $(VENV)/.installed: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "error: $(PYTHON) does not run or is older than 3.11; give another: make PYTHON=python3.12"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install -q --disable-pip-version-check --no-compile -r requirements.txt
-	@# Byte code on all cores, unlike pip; what is of another Python may fail. Beside it librosa
-	@# compiles some of itself at first use and keeps that on disk; once, before processes do it
-	@# side by side and spoil one another's files.
-	$(RUN) -m compileall -qq -j 0 $(VENV)/lib & \
+	@# That of Python 3.11 takes twice as long to weigh what an index offers.
+	$(RUN) -m pip install -q --disable-pip-version-check --upgrade pip
+	$(RUN) -m pip install -q --no-compile -r requirements.txt
+	@# Byte code of what is used, on the second core. Meanwhile librosa compiles some of itself, as
+	@# it does at first use, and keeps that on disk; once, before processes do it side by side and
+	@# spoil one another's files.
+	$(RUN) -c "import speechdst.train, tensorflow_datasets, matplotlib.pyplot" & \
 	  $(RUN) -c "import librosa, numpy; \
 	    librosa.effects.pitch_shift(numpy.ones(16000, 'float32'), sr=16000, n_steps=1)" && \
 	  wait
