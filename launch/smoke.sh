@@ -9,48 +9,54 @@ python=${PYTHON:-python3}
 folder=${1:-}
 [ -n "$folder" ] || { [ $dry_run = yes ] && folder=FOLDER || folder=$(mktemp -d); }
 
-go() {  # through one recipe
+show() {  # the commands that take a recipe through
   recipe=$1
   work=$folder/$recipe
-  # What one command compiles, the next finds.
-  export JAX_COMPILATION_CACHE_DIR="$work/compiled"
   echo "# $recipe"
   case $recipe in
     dpo_ln)  # goes on from the tracker
       set -- --config=configs/dpo_ln.py:tiny_dst --config.data_dir="$folder/joint_dst/data" \
         --config.base="$folder/joint_dst/run/joint" ;;
     multistream)
-      run "$python" -m speechdst.prepare_pairs --config=configs/preference_data.py:tiny \
+      speechdst prepare_pairs --config=configs/preference_data.py:tiny \
         --config.work="$work/pairs" --config.out="$work/data/pairs"
       set -- --config=configs/dpo_ln.py:tiny --config.data_dir="$work/data" ;;
     *) set -- --config="configs/$recipe.py:tiny" --config.data_dir="$work/data" ;;
   esac
-  run "$python" -m speechdst.prepare "$@"
-  run "$python" -m speechdst.train "$@" --workdir="$work/run" --stop_after=2
-  run "$python" -m speechdst.train "$@" --workdir="$work/run"
-  run "$python" -m speechdst.evaluate "$@" --workdir="$work/run"
-  run "$python" -m speechdst.export "$@" --workdir="$work/run" --out="$work/exported"
+  speechdst prepare "$@"
+  speechdst train "$@" --workdir="$work/run" --stop_after=2
+  speechdst train "$@" --workdir="$work/run"
+  speechdst evaluate "$@" --workdir="$work/run"
+  speechdst export "$@" --workdir="$work/run" --out="$work/exported"
   if [ "$recipe" = multistream ]; then  # hears one of the conversations of its evaluation
-    run "$python" -m speechdst.generate --model="$work/exported" --out="$work/reply.wav" \
+    speechdst generate --model="$work/exported" --out="$work/reply.wav" \
       --audio="$work/run/evaluation/conversations-test-live-preference-000003/audio/00000.flac"
   else
-    run "$python" -m speechdst.generate --model="$work/exported" --turns=launch/smoke_turns.json
+    speechdst generate --model="$work/exported" --turns=launch/smoke_turns.json
   fi
 }
 
+speechdst() {
+  name=$1
+  shift
+  quoted "$python" -m "speechdst.$name" "$@"
+  echo
+}
+
 if [ $dry_run = yes ]; then
-  for recipe in joint_dst dpo_ln auxiliary multistream; do go $recipe; done
+  for recipe in joint_dst dpo_ln auxiliary multistream; do show $recipe; done
   exit
 fi
-# Most of it is compiling, on one core: side by side, what does not need the other.
+# Most of it is compiling, on one core: side by side, what does not need the other. What one command
+# compiles, the next finds.
 XLA_FLAGS="${XLA_FLAGS:-} $("$python" launch/chips.py flags quick)"
 export XLA_FLAGS JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0
+export JAX_COMPILATION_CACHE_DIR="$folder/compiled"
 mkdir -p "$folder"
-(set -e; go auxiliary; go multistream) >"$folder/auxiliary.log" 2>&1 &
+{ show auxiliary; show multistream; } | "$python" launch/commands.py >"$folder/auxiliary.log" 2>&1 &
 beside=$!
 trap 'kill $beside 2>/dev/null || true' EXIT
-go joint_dst
-go dpo_ln
+{ show joint_dst; show dpo_ln; } | "$python" launch/commands.py
 failed=0
 wait $beside || failed=$?
 trap - EXIT

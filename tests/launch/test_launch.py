@@ -25,6 +25,7 @@ HARD = ["train", "--config=configs/joint_dst.py:tiny", "--config.name=two words"
 STAND_IN = """#!/bin/sh
 call=$(printf '%s\\037' "${0##*/}" "$@"; printf '\\036')
 printf %s "$call" >> "$RECORD"  # at once, since recipes run side by side
+[ "${1-}" != launch/commands.py ] || { all=$(cat); echo "$all" >> "$RECORD.lines"; }
 [ "${4-}" != describe ] || { echo "${STATE-}"; [ -n "${STATE-}" ]; }
 """
 GKE = ["--name=g1", "--topology=v5e:4x4", "--image=an/image:1"]
@@ -96,13 +97,31 @@ def test_smoke_takes_every_recipe_through_all_commands(machine):
     folder, env = machine
     printed = launch(shell("smoke.sh", "runs/it's", dry=True), env).stdout
     assert calls(folder) == []
-    lines = [words for line in printed.splitlines() if (words := shlex.split(line, comments=True))]
     launch(shell("smoke.sh", str(folder / "it's")), env)
-    made = [c for c in calls(folder) if c[1] != "launch/chips.py"]  # recipes run side by side
-    put = lambda calls, run: sorted([w.replace(run, "RUN") for w in c] for c in calls)
-    assert put(lines, "runs/it's") == put(made, str(folder / "it's"))
-    assert {c[3] for c in made} >= {f"--config=configs/{name}:tiny" for name in (
-        "joint_dst.py", "auxiliary.py")}
+    # Two at a time go through their recipes, side by side.
+    assert [c[1:] for c in calls(folder)][1:] == [["launch/commands.py"]] * 2
+    made = (folder / "record.lines").read_text()
+    words = lambda text, run: sorted(
+        [w.replace(run, "RUN") for w in shlex.split(line)] for line in text.splitlines())
+    assert words(printed, "runs/it's") == words(made, str(folder / "it's"))
+    for name in ("joint_dst", "auxiliary", "dpo_ln"):
+        assert f"train --config=configs/{name}.py:tiny" in printed
+
+
+def test_commands_are_processes_of_their_own_until_one_fails(tmp_path):
+    (tmp_path / "says.py").write_text(
+        "import os, sys\n"
+        "print(os.getpid(), __name__, sys.argv[1:], flush=True)\n"
+        "sys.exit(int(sys.argv[1]))\n")
+    given = "# a recipe\npython -m says 0 'b c'\npython -m says 3\npython -m says 0\n"
+    done = subprocess.run(
+        [sys.executable, LAUNCH / "commands.py"], input=given, text=True, capture_output=True,
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, timeout=60)
+    assert (done.returncode, done.stderr) == (3, "")
+    comment, first, one, second, other = done.stdout.splitlines()
+    assert [comment, first, second] == given.splitlines()[:3]
+    assert one.endswith(" __main__ ['0', 'b c']") and other.endswith(" __main__ ['3']")
+    assert one.split()[0] != other.split()[0]
 
 
 def test_a_slice_that_is_there_is_not_made_again(machine):
