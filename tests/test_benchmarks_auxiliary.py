@@ -23,6 +23,7 @@ def test_a_task_tree_and_its_examples_train_alike_and_are_timed(monkeypatch):
     assert found["ratio"] > 0 and {len(s) for s in found["seconds"].values()} == {1}
 
 
+@pytest.mark.slow
 def test_arms_that_differ_are_refused(monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).parents[1])
     from benchmarks import auxiliary_tree, step_time

@@ -150,6 +150,7 @@ def test_arms_read_what_they_say(modules):
         budget.parts("big-llama-spoken")
 
 
+@pytest.mark.slow
 def test_a_budget_is_answered_told_and_drawn(modules):
     budget, turns = modules[2], np.full(40, 3)
     arm = lambda rate, seed: np.random.default_rng(seed).binomial(3, rate, (2, 40))
@@ -210,6 +211,7 @@ def test_arms_are_told_with_the_gap_that_is_closed(modules, monkeypatch, tmp_pat
     assert "gap_closed" not in few["a to b"] and arms.table("a to b", few["a to b"]).row_count == 1
 
 
+@pytest.mark.slow
 def test_settings_of_one_decoder_share_its_base(modules, monkeypatch, tmp_path):
     config, arms, budget = modules
     asked = []

@@ -4,7 +4,6 @@ import json
 import re
 import signal
 import socket
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +11,12 @@ import pytest
 import test_commands
 from absl import flags
 from absl.testing import flagsaver
+from processes import Command
 
 from configs import joint_dst
 from speechdst import distributed, prepare
 from speechdst.data.dialogue import BadInput
 
-ROOT = Path(__file__).parents[1]
 # One stage over speech with random masks and a frozen decoder, saved at every step.
 STEPS = 6
 STAGE = ("--config.order=('asr',)", f"--config.stages.asr.steps={STEPS}",
@@ -25,7 +24,7 @@ STAGE = ("--config.order=('asr',)", f"--config.stages.asr.steps={STEPS}",
          "--config.stages.asr.batches.speech.positions=256", "--config.mesh.fsdp=2")
 
 
-STARTED: list[subprocess.Popen] = []
+STARTED: list[Command] = []
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +49,7 @@ def free_port() -> int:
 
 
 def launch(folder, workdir, processes: int, devices: int = 4, joined: bool = True, config=None
-           ) -> list[subprocess.Popen]:
+           ) -> list[Command]:
     """`train` as `processes` processes with so many devices together; STAGE of the tiny preset, or
     what a `config` of one's own says. On CPUs joined processes, be it one, add up over their
     devices in another order than one that is on its own."""
@@ -62,9 +61,7 @@ def launch(folder, workdir, processes: int, devices: int = 4, joined: bool = Tru
     port = free_port()
     many = lambda i: (f"--coordinator_address=localhost:{port}", f"--num_processes={processes}",
                       f"--process_id={i}") if joined else ()
-    made = [subprocess.Popen([*line, *many(i)], cwd=ROOT, env=environment, text=True,
-                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-            for i in range(processes)]
+    made = [Command([*line, *many(i)], environment) for i in range(processes)]
     STARTED.extend(made)
     return made
 
@@ -76,7 +73,7 @@ def until(process, start: str) -> str:
         printed += line
         if line.startswith(start):
             return printed
-    pytest.fail(f"never printed {start!r}: {process.stderr.read()[-2000:]}")
+    pytest.fail(f"never printed {start!r}: {process.communicate()[1][-2000:]}")
 
 
 def ended(processes) -> list[str]:

@@ -34,6 +34,7 @@ def trained(model, trees):
     return np.array([total, *pairs["loss"], *pairs["ctc"]]), grads
 
 
+@pytest.mark.slow
 @ENCODERS
 def test_tree_equals_its_answers_one_by_one(encoder):
     model = tiny_encoders.config(encoder)

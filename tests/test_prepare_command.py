@@ -1,5 +1,6 @@
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -119,7 +120,7 @@ def alive(pid):
 
 @pytest.mark.skipif(not Path("/proc").exists(), reason="looks for processes in /proc")
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_killed_command_goes_on_to_the_same_bytes(command, tmp_path, how):
+def test_killed_command_goes_on_to_the_same_bytes(command, tmp_path, monkeypatch, how):
     arguments = ("--only=slow",)
     (tmp_path / "pids" / "slow").touch()
     process = command(*arguments, "--processes=1")
@@ -141,10 +142,14 @@ def test_killed_command_goes_on_to_the_same_bytes(command, tmp_path, how):
     if how == signal.SIGINT:
         assert not list(partial.rglob("*.tmp"))
         return
-    finish(command(*arguments, "--processes=2"))
+    finish(command(*arguments, "--processes=1"))
     again = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "data" / "slow").iterdir()}
     assert all(again[p.name] == written for p, written in kept.items())
-    finish(command(*arguments, f"--config.data_dir={tmp_path / 'whole'}", "--processes=2"))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PIDS", str(tmp_path / "pids"))
+    straight = runpy.run_path(tmp_path / "config.py")["get_config"](str(tmp_path))
+    straight.data_dir = str(tmp_path / "whole")
+    prepare.run(straight, only=["slow"], processes=0)
     read = lambda folder: {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*.*")}
     assert read(tmp_path / "whole") == read(tmp_path / "data")
 
