@@ -23,7 +23,7 @@ show() {  # the commands that take a recipe through
       set -- --config=configs/dpo_ln.py:tiny --config.data_dir="$work/data" ;;
     *) set -- --config="configs/$recipe.py:tiny" --config.data_dir="$work/data" ;;
   esac
-  speechdst prepare "$@"
+  speechdst prepare "$@" --processes=0
   speechdst train "$@" --workdir="$work/run" --stop_after=2
   speechdst train "$@" --workdir="$work/run"
   speechdst evaluate "$@" --workdir="$work/run"
@@ -47,19 +47,23 @@ if [ $dry_run = yes ]; then
   for recipe in joint_dst dpo_ln auxiliary multistream; do show $recipe; done
   exit
 fi
-# Most of it is compiling, on one core: side by side, what does not need the other. What one command
+# Most of it is compiling, on one core: side by side, what does not need the others. What one command
 # compiles, the next finds.
 XLA_FLAGS="${XLA_FLAGS:-} $("$python" launch/chips.py flags quick)"
 export XLA_FLAGS JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0
 export JAX_COMPILATION_CACHE_DIR="$folder/compiled"
 mkdir -p "$folder"
-{ show auxiliary; show multistream; } | "$python" launch/commands.py >"$folder/auxiliary.log" 2>&1 &
-beside=$!
-trap 'kill $beside 2>/dev/null || true' EXIT
+beside=
+for recipe in auxiliary multistream; do
+  show $recipe | "$python" launch/commands.py >"$folder/$recipe.log" 2>&1 &
+  beside="$beside $!"
+done
+# shellcheck disable=SC2064,SC2086
+trap "kill $beside 2>/dev/null || true" EXIT
 { show joint_dst; show dpo_ln; } | "$python" launch/commands.py
 failed=0
-wait $beside || failed=$?
+for process in $beside; do wait "$process" || failed=$?; done
 trap - EXIT
-cat "$folder/auxiliary.log"
+cat "$folder/auxiliary.log" "$folder/multistream.log"
 [ $failed = 0 ] || exit $failed
 echo "smoke: all recipes went through, in $folder"

@@ -57,7 +57,8 @@ _CONFIG = config_flags.DEFINE_config_file(
 )
 _ONLY = flags.DEFINE_list("only", [], "Names of data sets to prepare; all if not given.")
 _PROCESSES = flags.DEFINE_integer(
-    "processes", None, "Worker processes; as many as there are cores if not given.", lower_bound=1
+    "processes", None, "Worker processes; 0: this one alone; as many as cores if not given.",
+    lower_bound=0,
 )
 _OVERWRITE = flags.DEFINE_boolean(
     "overwrite", False, "Replaces data sets and tokenizer that were made with other options."
@@ -310,7 +311,7 @@ def main(argv: list[str]) -> None:
     if _FEATURES.value:
         encode_features(_CONFIG.value, _WORKDIR.value, _STAGE.value, only=_ONLY.value)
         return
-    processes = _PROCESSES.value or workers.cores()
+    processes = workers.cores() if _PROCESSES.value is None else _PROCESSES.value
     run(_CONFIG.value, only=_ONLY.value, processes=processes, overwrite=_OVERWRITE.value)
 
 
