@@ -7,6 +7,7 @@ import os
 import runpy
 import sys
 import tempfile
+import threading
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -51,9 +52,13 @@ class Command:
         os.kill(self.pid, number)
 
     def communicate(self) -> tuple[str, str]:
-        """What it printed since what was read, to its end, and all of its errors."""
+        """What it printed since what was read, to its end, and all of its errors; killed if that
+        takes more than 500 s."""
+        late = threading.Timer(500, self.kill)
+        late.start()
         out = self.stdout.read()
         self.wait()
+        late.cancel()
         self._errors.seek(0)
         return out, self._errors.read()
 

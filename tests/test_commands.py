@@ -260,6 +260,11 @@ def test_turns_stay_in_their_folder_and_are_turns(turns, expected, tmp_path):
     assert str(file) in str(raised.value)
 
 
+def test_a_command_explains_itself(tmp_path):
+    result = command("train", "--help", folder=tmp_path, config=False, check=False)
+    assert "python -m speechdst.train" in result.stdout and "--workdir" in result.stdout
+
+
 def test_a_reader_who_leaves_early_is_no_error():
     done = subprocess.run(f"{sys.executable} -m speechdst.train --helpfull | head -n 1",
                           shell=True, text=True, capture_output=True)

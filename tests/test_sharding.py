@@ -32,7 +32,7 @@ from speechdst.training.checkpoint import Checkpointer
 ROWS = 8
 ALL = [s for n in (2, 4, 8) for s in itertools.product((1, 2, 4, 8), repeat=3)
        if math.prod(s) == n]
-# Every recipe is another loss; where the parameters of all lie, tests/golden/shardings.json says.
+# The others are other losses, `streams` another model as well.
 QUICK = ("joint_dst",)
 NAMES = [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow)
          for name in tiny_recipes.STAGES]
